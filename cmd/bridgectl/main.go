@@ -1,0 +1,42 @@
+// Command bridgectl is the developer's and operator's tool: it runs the whole bridge on
+// one machine, plays WeCom, and measures.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+type commands struct {
+	Dev    devCommand    `cmd:"" help:"Run simulator, gateway, worker and NATS in one process, and talk to the bot in a chat page."`
+	Sim    simCommand    `cmd:"" help:"Run a WeCom to develop against: its API, its callbacks, a chat page."`
+	Events eventsCommand `cmd:"" help:"Print events as they are stored, one JSON object a line."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal kills at once
+	parser, cli := newParser(ctx)
+	k, err := parser.Parse(os.Args[1:])
+	_ = cli
+	parser.FatalIfErrorf(err)
+	if err := k.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bridgectl:", err)
+		os.Exit(1)
+	}
+}
+
+func newParser(ctx context.Context) (*kong.Kong, *commands) {
+	cli := new(commands)
+	return kong.Must(cli,
+		kong.Name("bridgectl"),
+		kong.Description("The developer's and operator's tool of wecom-bridge."),
+		kong.UsageOnError(),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+	), cli
+}

@@ -1,0 +1,103 @@
+package ops
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestHandlerShowsHealthReadinessAndMetrics(t *testing.T) {
+	ready := false
+	h := Handler(Registry(), func() (bool, any) { return ready, map[string]bool{"ready": ready} })
+	get := func(path string) (int, string) {
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, path, nil))
+		return rec.Code, rec.Body.String()
+	}
+	if code, _ := get("/healthz"); code != 200 {
+		t.Errorf("healthz: got %d, want 200 while the process lives", code)
+	}
+	if code, body := get("/readyz"); code != 503 || !strings.Contains(body, `"ready":false`) {
+		t.Errorf("readyz: got %d %s, want 503", code, body)
+	}
+	ready = true
+	if code, _ := get("/readyz"); code != 200 {
+		t.Errorf("readyz: got %d, want 200", code)
+	}
+	if code, body := get("/metrics"); code != 200 || !strings.Contains(body, "go_goroutines") {
+		t.Errorf("metrics: got %d, want the runtime's metrics", code)
+	}
+}
+
+func TestLogIsJSONAwayFromATerminal(t *testing.T) {
+	var b bytes.Buffer
+	Log(&b, slog.LevelInfo).Info("gateway started", "app", "demo")
+	if !strings.HasPrefix(b.String(), "{") || !strings.Contains(b.String(), `"app":"demo"`) {
+		t.Errorf("got %s", b.String())
+	}
+}
+
+func TestServeFinishesOpenRequestsAndThenReturns(t *testing.T) {
+	entered, leave := make(chan struct{}), make(chan struct{})
+	srv := Server(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(entered)
+		<-leave
+		_, _ = io.WriteString(w, "done")
+	}), time.Minute, time.Minute, slog.New(slog.DiscardHandler))
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, srv, ln, 10*time.Second) }()
+	answered := make(chan string, 1)
+	go func() {
+		res, err := http.Get("http://" + ln.Addr().String())
+		if err != nil {
+			answered <- err.Error()
+			return
+		}
+		defer func() { _ = res.Body.Close() }()
+		b, _ := io.ReadAll(res.Body)
+		answered <- string(b)
+	}()
+	<-entered
+	stop()
+	close(leave)
+	if got := <-answered; got != "done" {
+		t.Errorf("an open request got %q, want its answer", got)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+func TestServeCutsOffWhatOutlastsTheGrace(t *testing.T) {
+	entered := make(chan struct{})
+	srv := Server(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(entered)
+		<-r.Context().Done()
+	}), time.Minute, time.Minute, slog.New(slog.DiscardHandler))
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		if res, err := http.Get("http://" + ln.Addr().String()); err == nil {
+			_ = res.Body.Close()
+		}
+	}()
+	go func() { <-entered; stop() }()
+	if err := Serve(ctx, srv, ln, 20*time.Millisecond); err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
