@@ -167,7 +167,7 @@ func runDev(ctx context.Context, private bool, log *slog.Logger, use func(contex
 	}); err != nil {
 		return err
 	}
-	workerConfig.APIURL = "http://" + d.simAddr
+	workerConfig.API.URL = "http://" + d.simAddr
 	workerConfig.OpsListen = addr("", "", "127.0.0.1:9091")
 
 	ctx, stop := context.WithCancel(ctx)
@@ -181,21 +181,17 @@ func runDev(ctx context.Context, private bool, log *slog.Logger, use func(contex
 		tasks.Go(func() error {
 			return ops.Serve(ctx, ops.Server(http.HandlerFunc(restartJob), 10*time.Second, 10*time.Second, log), jobs, time.Second)
 		})
-		workerConfig.Rules = filepath.Join(scratch, "rules.yaml")
-		rules := strings.Replace(devRules, "http://jobs.internal", "http://"+jobs.Addr().String(), 1)
-		if err := os.WriteFile(workerConfig.Rules, []byte(rules), 0o600); err != nil {
-			return err
-		}
+		workerConfig.RulesSource = []byte(strings.Replace(devRules, "http://jobs.internal", "http://"+jobs.Addr().String(), 1))
 	}
 	tasks.Go(func() error { return serveSim(ctx, d.sim, simListener, log) })
 	tasks.Go(func() error { return gateway.Run(ctx, gatewayConfig, log) })
 	tasks.Go(func() error { return worker.Run(ctx, workerConfig, log) })
-	tasks.Go(func() error { return d.link(ctx, workerConfig.Nats) })
 	tasks.Go(func() error {
 		defer stop()
 		if err := d.ready(ctx); err != nil {
 			return err
 		}
+		tasks.Go(func() error { return d.link(ctx, workerConfig.Nats) })
 		return use(ctx, d)
 	})
 	return tasks.Wait()
@@ -248,6 +244,9 @@ func (d *dev) ready(ctx context.Context) error {
 func (d *dev) link(ctx context.Context, login bus.Options) error {
 	b, err := bus.Connect(ctx, login)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped, not failed
+		}
 		return err
 	}
 	defer func() { _ = b.Close(context.WithoutCancel(ctx)) }()
@@ -295,7 +294,7 @@ func (d *dev) say(ctx context.Context, story *story, user, text string, reply, t
 		return fmt.Errorf("no reply within %v", sayLimit)
 	}
 	got := inbox[before]
-	steps := append(story.of(said.Event),
+	steps := append(story.complete(ctx, said.Event),
 		step{start, "WeCom", fmt.Sprintf("%s says %q; the callback is signed, encrypted and posted", user, text)},
 		step{answered, "WeCom", "the gateway's empty 200 is here"},
 		step{got.Time, "phone", fmt.Sprintf("%s sees %q", user, got.Content)},

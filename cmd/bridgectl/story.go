@@ -27,11 +27,24 @@ type story struct {
 
 func newStory() *story { return &story{steps: make(map[string][]step)} }
 
-// of returns the steps of an event so far.
-func (s *story) of(event string) []step {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.steps[event])
+// complete returns the steps of an event that was answered. The reply is on the phone
+// before the last lines about it are in the log, so it waits for them, a second at most.
+func (s *story) complete(ctx context.Context, event string) []step {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for {
+		s.mu.Lock()
+		steps := slices.Clone(s.steps[event])
+		s.mu.Unlock()
+		if len(steps) >= 3 { // published, handled, sent
+			return steps
+		}
+		select {
+		case <-ctx.Done():
+			return steps
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func (s *story) add(event string, st step) {

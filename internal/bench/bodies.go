@@ -63,7 +63,7 @@ func request(i int) (req []byte, bodySize int, err error) {
 	plain := fmt.Appendf(nil, "<xml><ToUserName><![CDATA[%s]]></ToUserName><FromUserName><![CDATA[user%04d]]></FromUserName>"+
 		"<CreateTime>%s</CreateTime><MsgType><![CDATA[text]]></MsgType><Content><![CDATA[%s]]></Content>"+
 		"<MsgId>%019d</MsgId><AgentID>%s</AgentID></xml>",
-		corpID, i%users, timestamp, "你好，请问今天的会议室预订好了吗？", 7100000000000000000+i, agentID)
+		corpID, i%users, timestamp, "你好，请问今天下午三点的会议室预订好了吗？谢谢！", 7100000000000000000+i, agentID)
 	encrypt, signature, err := wecom.Seal(pair, corpID, timestamp, nonce, plain)
 	if err != nil {
 		return nil, 0, err

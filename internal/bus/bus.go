@@ -46,21 +46,21 @@ const (
 
 // Options says where the broker is and who connects.
 type Options struct {
-	URL   string // servers, comma-separated, as nats://, tls://, ws:// or wss://; may carry user:password@
-	Name  string // name of the connection, shown by the broker's tools
-	Inbox string // prefix of all reply subjects; empty: "_INBOX_" and the token of Name
+	URL   string `desc:"NATS servers, comma-separated, as nats://, tls://, ws:// or wss://; a login may stand in it as user:password@. Empty: the gateway runs a server of its own on 127.0.0.1:4222, and the worker looks for it there" secret:"true"`
+	Creds string `desc:"file with the user JWT and its seed"`
+	NKey  string `desc:"file with an nkey seed"`
+	CA    string `desc:"file with the certificates to trust, PEM"`
+	Cert  string `desc:"file with the client's certificate, PEM; needs the key"`
+	Key   string `desc:"file with the certificate's key, PEM"`
 
-	Creds string // file with a user JWT and its seed
-	NKey  string // file with an nkey seed
-	CA    string // file with the certificates to trust, PEM
-	Cert  string // file with the client's certificate, PEM; needs Key
-	Key   string // file with the certificate's key, PEM
+	Name  string `ignored:"true"` // name of the connection, shown by the broker's tools
+	Inbox string `ignored:"true"` // prefix of all reply subjects; empty: "_INBOX_" and the token of Name
 
 	// Dial, if set, makes the connection instead of URL's address, as a server in this
 	// process offers it. URL may be empty then; a login in it is used.
-	Dial func() (net.Conn, error)
+	Dial func() (net.Conn, error) `ignored:"true"`
 
-	Log *slog.Logger // nil: no log
+	Log *slog.Logger `ignored:"true"` // nil: no log
 }
 
 // Bus is a connection to the broker, kept for ever: what breaks is connected again.

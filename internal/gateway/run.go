@@ -60,6 +60,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	b, err := bus.Connect(ctx, cfg.Nats)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped, not failed
+		}
 		return err
 	}
 	defer func() {

@@ -229,7 +229,7 @@ func classifyXML(fields []field, p *Payload) bool {
 		paths = subjectMessage
 	}
 	p.setSubject(fields, paths)
-	return p.setTail("event", h.event, h.changeType)
+	return p.setChange("event", h.event, h.changeType)
 }
 
 // classifyProvider is for what WeCom tells a provider about its suites and customers.
@@ -241,7 +241,7 @@ func classifyProvider(fields []field, h *head, p *Payload) bool {
 	if p.Subject == "-" {
 		p.setSubject(fields, subjectProvider)
 	}
-	return p.setTail("suite", h.infoType, h.changeType)
+	return p.setChange("suite", h.infoType, h.changeType)
 }
 
 // classifyPayment is for payments to the corp's mini-program, XML and JSON.
@@ -276,14 +276,13 @@ func classifyBot(fields []field, p *Payload) bool {
 	switch msgType := find(fields, "msgtype"); msgType {
 	case "event":
 		p.setSubject(fields, subjectBot)
-		event := find(fields, "event.eventtype")
-		return event != "" && p.setTail("aibot", "event", event)
+		return p.setTail("aibot", "event", find(fields, "event.eventtype"))
 	case "stream":
 		p.setSubject(fields, subjectBotRefresh)
 		return p.setTail("aibot", "message", msgType)
 	default:
 		p.setSubject(fields, subjectBot)
-		return msgType != "" && p.setTail("aibot", "message", msgType)
+		return p.setTail("aibot", "message", msgType)
 	}
 }
 
@@ -352,18 +351,21 @@ func (p *Payload) setTime(s string) {
 // has limits; WeCom's own names have forty characters at most.
 const maxName = 128
 
-// setTail sets the type. The last part may be empty, and is left out then, if there are
-// three. It reports false if another is empty or one is too long.
+// setTail sets the type. It reports false if a part is empty or too long.
 func (p *Payload) setTail(parts ...string) bool {
-	n := len(parts)
-	if n == 3 && parts[2] == "" {
-		n = 2
-	}
-	for _, part := range parts[:n] {
+	for _, part := range parts {
 		if part == "" || len(part) > maxName {
 			return false
 		}
 	}
-	p.n = copy(p.tail[:], parts[:n])
+	p.n = copy(p.tail[:], parts)
 	return true
+}
+
+// setChange sets the type of an event whose ChangeType may be absent.
+func (p *Payload) setChange(family, event, changeType string) bool {
+	if changeType == "" {
+		return p.setTail(family, event)
+	}
+	return p.setTail(family, event, changeType)
 }

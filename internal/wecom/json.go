@@ -86,7 +86,7 @@ func (r *jsonReader) object(parent string, depth int) bool {
 			r.fields = append(r.fields, field{parent: parent, name: key, value: r.string(), isJSON: true})
 		case c == '-' || '0' <= c && c <= '9':
 			r.fields = append(r.fields, field{parent: parent, name: key, value: r.scalar()})
-		case c == '{' && depth == 1:
+		case c == '{' && depth == 1 && key != "":
 			r.fields = append(r.fields, field{name: key})
 			if !r.object(key, 2) {
 				return false

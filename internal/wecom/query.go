@@ -26,11 +26,7 @@ func parseQuery(raw string) (q query, ok bool) {
 		} else {
 			pair, raw = raw, ""
 		}
-		i := strings.IndexByte(pair, '=')
-		if i < 0 {
-			continue
-		}
-		key, value := pair[:i], pair[i+1:]
+		key, value, _ := strings.Cut(pair, "=")
 		if strings.IndexByte(key, '%') >= 0 {
 			if key, ok = unescape(key, ' '); !ok {
 				continue

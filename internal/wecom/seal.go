@@ -53,12 +53,16 @@ func seal(key *[32]byte, token, receiveID, timestamp, nonce string, plain []byte
 	for range pad {
 		buf = append(buf, byte(pad))
 	}
-	block, iv := newCipher(key)
-	cipher.NewCBCEncrypter(block, iv[:]).CryptBlocks(buf, buf)
-
-	text := base64.StdEncoding.AppendEncode(nil, buf)
+	text := encryptBlocks(key, buf)
 	sum, _ := sign(nil, token, timestamp, nonce, text)
 	return string(text), string(sum[:])
+}
+
+// encryptBlocks encrypts buf, whole blocks, in place and returns its base64.
+func encryptBlocks(key *[32]byte, buf []byte) []byte {
+	block, iv := newCipher(key)
+	cipher.NewCBCEncrypter(block, iv[:]).CryptBlocks(buf, buf)
+	return base64.StdEncoding.AppendEncode(nil, buf)
 }
 
 // sign returns the signature of an encrypted text in hexadecimal, and buf, which it

@@ -3,6 +3,8 @@ package wecom
 import (
 	"encoding/xml"
 	"errors"
+	"io"
+	"strconv"
 	"strings"
 )
 
@@ -52,17 +54,17 @@ func readTree(s string) (*node, error) {
 	for {
 		at := d.InputOffset()
 		token, err := d.RawToken()
-		if err != nil {
-			// The error at the end of the input is io.EOF, wrapped by nothing.
-			if root == nil || len(stack) > 0 || d.InputOffset() != int64(len(s)) {
-				return nil, errDocument
-			}
+		if err == io.EOF && root != nil && len(stack) == 0 {
 			return root, nil
+		}
+		if err != nil {
+			return nil, errDocument
 		}
 		switch token := token.(type) {
 		case xml.StartElement:
 			count += 1 + len(token.Attr)
-			if root != nil || len(stack) == maxDepth || count > maxElements || repeats(token.Attr) {
+			if root != nil || len(stack) == maxDepth || count > maxElements ||
+				repeats(token.Attr) || hasSurrogate(s[at:d.InputOffset()]) {
 				return nil, errDocument
 			}
 			stack = append(stack, open{node: node{name: fullName(token.Name), attrs: token.Attr}})
@@ -86,6 +88,9 @@ func readTree(s string) (*node, error) {
 
 		case xml.CharData:
 			isCDATA := strings.HasPrefix(s[at:], "<![CDATA[")
+			if !isCDATA && hasSurrogate(s[at:d.InputOffset()]) {
+				return nil, errDocument
+			}
 			text := []byte(token)
 			if len(stack) == 0 {
 				if isCDATA || strings.Trim(string(text), blank) != "" {
@@ -98,7 +103,7 @@ func readTree(s string) (*node, error) {
 				text = []byte(strings.TrimLeft(string(text), blank))
 			}
 			o.buf = append(o.buf, text...)
-			if isCDATA {
+			if isCDATA && len(text) > 0 {
 				o.kept = len(o.buf)
 			}
 
@@ -129,6 +134,26 @@ func repeats(attrs []xml.Attr) bool {
 		seen[a.Name] = true
 	}
 	return false
+}
+
+// hasSurrogate reports a numeric reference to a surrogate, which XML forbids and for which
+// encoding/xml puts U+FFFD.
+func hasSurrogate(source string) bool {
+	for {
+		_, after, ok := strings.Cut(source, "&#")
+		if !ok {
+			return false
+		}
+		source = after
+		number, _, _ := strings.Cut(after, ";")
+		base := 10
+		if strings.HasPrefix(number, "x") {
+			number, base = number[1:], 16
+		}
+		if n, err := strconv.ParseUint(number, base, 32); err == nil && 0xd800 <= n && n <= 0xdfff {
+			return true
+		}
+	}
 }
 
 // appendNode appends an element's value as JSON. event is the document's Event, on which

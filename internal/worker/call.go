@@ -45,19 +45,19 @@ func newCallClient() *http.Client {
 }
 
 // do posts the event and reads the messages that answer it.
-func (c *call) do(ctx context.Context, client *http.Client, ev *bridge.Event) ([]bridge.Message, error) {
+func (c *call) do(ctx context.Context, client *http.Client, ev *bridge.Event) ([]bridge.Message, *failure) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(ev.AppendJSON(nil)))
 	if err != nil {
-		return nil, bridge.Reject(fmt.Errorf("call: %w", withoutURL(err)))
+		return nil, final("call: %w", withoutURL(err))
 	}
 	req.Header.Set("Content-Type", bridge.ContentType)
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "wecom-bridge")
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("call: %w", withoutURL(err))
+		return nil, again("call: %w", withoutURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }() // read to its end or given up
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxCallAnswer+1))
@@ -65,31 +65,29 @@ func (c *call) do(ctx context.Context, client *http.Client, ev *bridge.Event) ([
 		return nil, refusal(s, resp.Header)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("call: read answer: %w", err)
+		return nil, again("call: read answer: %w", err)
 	}
 	if len(body) > maxCallAnswer {
-		return nil, bridge.Reject(fmt.Errorf("call: answer is larger than %d bytes", maxCallAnswer))
+		return nil, final("call: answer is larger than %d bytes", maxCallAnswer)
 	}
 	ms, err := parseAnswer(ev, body)
 	if err != nil {
-		return nil, bridge.Reject(fmt.Errorf("call: %w", err))
+		return nil, final("call: %w", err)
 	}
 	return ms, nil
 }
 
-// refusal is the verdict on an answer that is not 2xx.
-func refusal(status int, h http.Header) error {
-	err := fmt.Errorf("call: status %d", status)
+// refusal is what an answer that is not 2xx means.
+func refusal(status int, h http.Header) *failure {
+	f := again("call: status %d", status)
 	switch {
 	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable:
-		if d := retryAfter(h.Get("Retry-After"), time.Now()); d > 0 {
-			return bridge.RetryAfter(d, err)
-		}
-		return err
+		f.after = retryAfter(h.Get("Retry-After"), time.Now())
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status >= 500:
-		return err
+	default:
+		f.final = true
 	}
-	return bridge.Reject(err)
+	return f
 }
 
 // retryAfter reads a Retry-After header, seconds or a date; 0 if there is none to obey.

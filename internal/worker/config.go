@@ -24,6 +24,9 @@ type Config struct {
 
 	App         []App  `ignored:"true"` // one for each of Apps, in the same order
 	RulesSource []byte `ignored:"true"` // the rules themselves, used when Rules is empty
+
+	// Shorter delays for tests; zero means the normal ones.
+	retry, limitWait time.Duration
 }
 
 // APIConfig says where WeCom's API is.

@@ -78,7 +78,30 @@ func (l *loader) wrong(n *yaml.Node, format string, args ...any) {
 	l.mistakes = append(l.mistakes, mistake{max(n.Line, 1), l.where + fmt.Sprintf(format, args...)})
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+var (
+	yamlLine   = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+	yamlParser = regexp.MustCompile(`^did not find expected (<|node content|'-' indicator|key|',' or )`)
+	yamlAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced`)
+)
+
+// yamlError tells where a syntax error is and what it is. The parser's own errors
+// count lines from 0, its scanner's from 1, and an unknown anchor comes without one.
+func yamlError(err error, src []byte) (line int, text string) {
+	text = err.Error()
+	if m := yamlLine.FindStringSubmatch(text); m != nil {
+		line, _ = strconv.Atoi(m[1]) // digits, or nothing: line 1
+		text = text[len(m[0]):]
+	}
+	if yamlParser.MatchString(text) {
+		line++
+	}
+	if m := yamlAnchor.FindStringSubmatch(text); m != nil {
+		if before, _, ok := bytes.Cut(src, []byte("*"+m[1])); ok {
+			line = 1 + bytes.Count(before, []byte("\n"))
+		}
+	}
+	return line, text
+}
 
 func (l *loader) load(src []byte) []rule {
 	dec := yaml.NewDecoder(bytes.NewReader(src))
@@ -88,13 +111,8 @@ func (l *loader) load(src []byte) []rule {
 		l.wrong(&yaml.Node{}, "the file is empty: it needs the key rules")
 		return nil
 	case err != nil:
-		at := yaml.Node{}
-		text := err.Error()
-		if m := yamlLine.FindStringSubmatch(text); m != nil {
-			at.Line, _ = strconv.Atoi(m[1]) // digits, or nothing: line 1
-			text = text[len(m[0]):]
-		}
-		l.wrong(&at, "not YAML: %s", text)
+		line, text := yamlError(err, src)
+		l.wrong(&yaml.Node{Line: line}, "not YAML: %s", text)
 		return nil
 	}
 	var rules []rule

@@ -60,30 +60,31 @@ func (r *Rules) Handle(ctx context.Context, ev *bridge.Event) ([]bridge.Message,
 			continue
 		}
 		var ms []bridge.Message
-		var err error
+		var f *failure
 		if ru.call != nil {
-			ms, err = ru.call.do(ctx, r.http, ev)
+			ms, f = ru.call.do(ctx, r.http, ev)
 		} else {
-			ms, err = ru.answer(ev, v)
+			ms, f = ru.answer(ev, v)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("rule %q: %w", ru.name, err)
+		if f != nil {
+			f.err = fmt.Errorf("rule %q: %w", ru.name, f.err)
+			return nil, f.verdict()
 		}
 		return ms, nil
 	}
 	return nil, nil
 }
 
-func (ru *rule) answer(ev *bridge.Event, v *view) ([]bridge.Message, error) {
+func (ru *rule) answer(ev *bridge.Event, v *view) ([]bridge.Message, *failure) {
 	var text strings.Builder
 	if err := ru.reply.Execute(&text, v.fields()); err != nil {
-		return nil, bridge.Reject(fmt.Errorf("reply: %w", err))
+		return nil, final("reply: %w", err)
 	}
 	if strings.TrimSpace(text.String()) == "" {
 		return nil, nil
 	}
 	if ev.User() == "" {
-		return nil, bridge.Reject(fmt.Errorf("event %s has no member to reply to", ev.ID))
+		return nil, final("event %s has no member to reply to", ev.ID)
 	}
 	return bridge.Reply(ev, bridge.Text("", text.String())), nil
 }

@@ -196,13 +196,16 @@ func typeName(t reflect.Type) string {
 }
 
 // A Variable is one row of the reference: what can be set, and what it means.
-type Variable struct{ Name, Default, Description string }
+type Variable struct {
+	Name, Default, Description string
+	Secret                     bool
+}
 
 // Variables lists what [Read] with the same arguments reads, in the struct's order.
 func Variables(prefix string, cfg any) []Variable {
 	var list []Variable
 	for _, f := range fields(prefix, reflect.ValueOf(cfg).Elem()) {
-		v := Variable{f.key, f.sf.Tag.Get("default"), f.sf.Tag.Get("desc")}
+		v := Variable{f.key, f.sf.Tag.Get("default"), f.sf.Tag.Get("desc"), f.sf.Tag.Get("secret") == "true"}
 		if f.sf.Tag.Get("required") == "true" {
 			v.Default = "(required)"
 		}

@@ -60,30 +60,43 @@ function people() {
 // ---- drawing, at most once a frame
 
 const dirty = { people: true, all: true, ids: new Set() };
-let frame = 0;
+let frame = 0, peopleTimer = 0;
 function draw() {
   if (!frame) frame = requestAnimationFrame(() => { frame = 0; render(); });
 }
 
 function render() {
-  if (dirty.people) renderPeople();
+  if (dirty.people && !peopleTimer) {
+    renderPeople();
+    // Often enough for the eye, also while a load test runs.
+    peopleTimer = setTimeout(() => { peopleTimer = 0; if (dirty.people) draw(); }, 200);
+    dirty.people = false;
+  }
   if (dirty.all) renderAll();
   else if (dirty.ids.size) renderSome([...dirty.ids].sort((a, b) => a - b));
-  dirty.people = dirty.all = false;
+  dirty.all = false;
   dirty.ids.clear();
 }
 
-function lastOf(id) {
-  let last = null;
-  for (const it of items.values()) if (concerns(it, id, app) && (!last || it.id > last.id)) last = it;
+// lastByUser maps each member to the last item of the conversation with the current application.
+function lastByUser() {
+  const last = new Map();
+  for (const it of items.values()) {
+    if (it.app !== app) continue;
+    for (const u of isDelivery(it) ? [it.user] : it.to) {
+      const id = u.toLowerCase();
+      if (!(last.get(id)?.id > it.id)) last.set(id, it);
+    }
+  }
   return last;
 }
 
 function renderPeople() {
   const list = $('people');
   const focused = document.activeElement?.dataset?.user;
+  const lasts = lastByUser();
   list.replaceChildren(...people().map((id) => {
-    const last = lastOf(id);
+    const last = [lasts.get(id.toLowerCase()), lasts.get('@all')].filter(Boolean).sort((a, b) => b.id - a.id)[0];
     const n = unread.get(id.toLowerCase()) ?? 0;
     const button = el('button', { type: 'button', className: 'person', title: id },
       avatar(el('span', { className: 'avatar', 'aria-hidden': 'true' }), nameOf(id), id.toLowerCase()),
@@ -185,11 +198,10 @@ function renderDelivery(d) {
   if (d.state === 'sending') word(last ? `${t('attempt', { n: d.attempts.length + 1 })} · ${last.error}` : t('sending'), 'wait');
   else if (d.state === 'ok') word(`${last.status} · ${duration(last.took_us / 1000)}${d.attempts.length > 1 ? ` · ${t('attempt', { n: d.attempts.length })}` : ''}`, 'ok');
   else word(t('failedAll', { reason: last?.error ?? '' }), 'bad');
-  life.append(copyButton(d.event));
   if (repeated(d)) word(t('same'));
   if (d.reply_ms) word(t('reply', { t: duration(d.reply_ms) }));
   const node = el('li', { className: `item out ${d.state}` }, bubble, life);
-  life.append(tools(node, d));
+  life.append(tools(node, d, copyButton(d.event)));
   return node;
 }
 
@@ -206,11 +218,9 @@ function renderMessage(m) {
   bubble.append(received(m, (card) => say({ msgtype: 'template_card_event', ...card })));
   const life = el('div', { className: 'life' });
   if (m.dropped) life.append(el('span', { className: 'bad' }, t(m.dropped)));
-  if (m.msgtype !== 'text') life.append(el('span', {}, m.msgtype));
   if (m.answers) life.append(el('span', { title: m.guessed ? t('guessed') : '' }, t('after', { t: duration(m.reply_ms) })));
-  life.append(el('time', { dateTime: m.time }, clock(m.time)));
   const node = el('li', { className: `item in${m.dropped ? ' dropped' : ''}` }, bubble, life);
-  life.append(tools(node, m));
+  life.append(tools(node, m, el('time', { dateTime: m.time }, m.msgtype === 'text' ? clock(m.time) : `${m.msgtype} · ${clock(m.time)}`)));
   return node;
 }
 
@@ -232,11 +242,11 @@ function copyButton(id) {
   return button;
 }
 
-function tools(node, it) {
+function tools(node, it, first) {
   const button = el('button', { type: 'button', 'aria-expanded': 'false' }, t('details'));
   button.dataset.part = 'details';
   button.addEventListener('click', () => toggleDetails(node, it));
-  const box = el('span', { className: 'tools' }, button);
+  const box = el('span', { className: 'tools' }, first, button);
   if (it.state === 'failed' && it.msgtype === 'text') {
     const again = el('button', { type: 'button' }, t('again'));
     again.dataset.part = 'again';
@@ -265,6 +275,7 @@ function toggleDetails(node, it) {
     part(`${t('request')} · ${it.api}`, el('pre', { tabIndex: 0 }, JSON.stringify(it.body, null, 2)));
   }
   node.append(box);
+  box.scrollIntoView({ block: 'nearest' });
 }
 
 // ---- who talks to what
@@ -282,7 +293,7 @@ function choose(nextUser, nextApp) {
 
 function renderHead() {
   const select = $('app');
-  select.replaceChildren(...apps.map((a) => el('option', { value: a.name, selected: a.name === app }, a.agentid ? `${a.name} (${a.agentid})` : a.name)));
+  select.replaceChildren(...apps.map((a) => el('option', { value: a.name, selected: a.name === app, title: a.agentid }, a.name)));
   select.classList.toggle('single', apps.length < 2);
   avatar($('app-avatar'), app || '?', `app ${app}`);
   $('as').textContent = t('as', { user: nameOf(user) === user ? user : `${nameOf(user)} (${user})` });
@@ -343,6 +354,8 @@ text.addEventListener('keydown', (e) => {
   e.preventDefault();
   $('say').requestSubmit();
 });
+// Automation sends the character apart from the key, so preventing the key alone is not enough.
+text.addEventListener('keypress', (e) => { if (e.key === 'Enter' && !e.shiftKey) e.preventDefault(); });
 $('say').addEventListener('submit', async (e) => {
   e.preventDefault();
   const content = text.value;
@@ -422,6 +435,7 @@ $('clear').addEventListener('click', async () => {
 
 for (const b of document.querySelectorAll('[data-close]')) b.addEventListener('click', () => b.closest('dialog').close());
 $('magic').replaceChildren(...magic.flatMap(([id, text]) => [el('dt', {}, id), el('dd', {}, text)]));
+$('faults-example').textContent = `curl -X PUT ${location.origin}/sim/faults -d '{"api":{\n  "message/send":{"errcode":45009,"rate":0.1,"count":3}}}'`;
 $('show-help').addEventListener('click', () => $('help').showModal());
 
 function menuRow(m) {

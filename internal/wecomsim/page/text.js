@@ -9,7 +9,7 @@ const words = {
     menu: 'Application menu', editMenu: 'Edit the menu', more: 'Send something else', message: 'Message', placeholder: 'Message {app} as {user}', send: 'Send',
     latest: 'New messages ↓', menuText: 'Each button sends a click event with its key.', addButton: 'Add a button', cancel: 'Cancel', save: 'Save', close: 'Close',
     label: 'Label', key: 'Key', remove: 'Remove', live: 'Live', connecting: 'Connecting', lost: 'Connection lost, trying again',
-    sending: 'delivering', attempt: 'attempt {n}', reply: 'reply after {t}', noReply: 'no reply yet', after: '{t} after', same: 'same event as the one before',
+    sending: 'delivering', attempt: 'attempt {n}', reply: 'reply after {t}', noReply: 'no reply yet', after: 'answered in {t}', same: 'same event as the one before',
     details: 'Details', hide: 'Hide', copy: 'Copy event id', copied: 'Copied', plaintext: 'Plaintext', attempts: 'Callback attempts', request: 'Request body', answers: 'Answers',
     failedAll: 'Given up: {reason}', duplicate: 'not delivered: duplicate', member_limit: 'not delivered: over the member’s limit', guessed: 'matched by time',
     verified: 'URL verified in {t}', notVerified: 'The console would refuse this URL: {reason}', cleared: 'Inbox, history, tokens and faults are gone', badUser: 'A userid has 1 to 64 of letters, digits, _ - @ . and begins with a letter or digit',
@@ -27,7 +27,7 @@ const words = {
     menu: '应用菜单', editMenu: '编辑菜单', more: '发送其他内容', message: '消息', placeholder: '以 {user} 的身份发给 {app}', send: '发送',
     latest: '有新消息 ↓', menuText: '每个按钮发送一个带 key 的点击事件。', addButton: '添加按钮', cancel: '取消', save: '保存', close: '关闭',
     label: '名称', key: 'Key', remove: '删除', live: '已连接', connecting: '连接中', lost: '连接断开，正在重试',
-    sending: '投递中', attempt: '第 {n} 次', reply: '{t} 后回复', noReply: '尚无回复', after: '{t} 后', same: '与上一条是同一事件',
+    sending: '投递中', attempt: '第 {n} 次', reply: '{t} 后回复', noReply: '尚无回复', after: '{t} 内回复', same: '与上一条是同一事件',
     details: '详情', hide: '收起', copy: '复制事件 id', copied: '已复制', plaintext: '明文', attempts: '回调尝试', request: '请求体', answers: '回复',
     failedAll: '已放弃：{reason}', duplicate: '未送达：重复消息', member_limit: '未送达：超过成员限额', guessed: '按时间匹配',
     verified: 'URL 验证通过，用时 {t}', notVerified: '管理后台会拒绝此 URL：{reason}', cleared: '收件箱、记录、令牌和故障已清除', badUser: 'userid 由 1 到 64 个字母、数字、_ - @ . 组成，首字符为字母或数字',
@@ -98,7 +98,11 @@ export function plain(text) {
   for (const m of text.matchAll(pattern)) {
     out.append(text.slice(from, m.index));
     if (m[3] !== undefined) out.append(link(m[1] ?? m[2], m[3]));
-    else out.append(link(m[0], m[0]));
+    else {
+      // A full stop behind an address belongs to the sentence.
+      const address = m[0].replace(/[.,!?;:)\]}*！？：]+$/, '');
+      out.append(link(address, address), m[0].slice(address.length));
+    }
     from = m.index + m[0].length;
   }
   out.append(text.slice(from));
