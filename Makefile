@@ -70,7 +70,7 @@ examples:
 
 .PHONY: lint
 lint: bin/golangci-lint
-	bin/golangci-lint run ./...
+	bin/golangci-lint run --allow-serial-runners ./...
 
 .PHONY: vuln
 vuln: bin/govulncheck

@@ -1,8 +1,10 @@
 package internal
 
 import (
+	"encoding/json"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -105,6 +107,43 @@ func TestTranslations(t *testing.T) {
 	}
 	if pairs == 0 {
 		t.Error("no translation found")
+	}
+}
+
+// TestDependenciesAreExplained holds that docs/dependencies.md has a line for each module that
+// go.mod requires directly, and for no other.
+func TestDependenciesAreExplained(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "mod", "edit", "-json").Output()
+	if err != nil {
+		t.Fatalf("go mod edit -json: %v", err)
+	}
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	if err := json.Unmarshal(out, &mod); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../docs/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	explained := make(map[string]bool)
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)`").FindAllStringSubmatch(string(page), -1) {
+		explained[m[1]] = true
+	}
+	for _, r := range mod.Require {
+		if !r.Indirect && !explained[r.Path] {
+			t.Errorf("%s: required by go.mod, but not in docs/dependencies.md", r.Path)
+		}
+		if !r.Indirect {
+			delete(explained, r.Path)
+		}
+	}
+	for path := range explained {
+		t.Errorf("%s: in docs/dependencies.md, but not required by go.mod", path)
 	}
 }
 

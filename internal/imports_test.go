@@ -24,25 +24,29 @@ const module = "github.com/wecom-bridge/wecom-bridge/"
 // module paths. A new arrow is a line here, with its reason in the change that adds it.
 var imports = map[string][]string{
 	// The protocol knows no bus and the bus knows no WeCom: either could change unnoticed by the other.
-	"internal/wecom":       {},
-	"internal/bus":         {natsClient},
-	"internal/bus/embed":   {natsServer},
-	"internal/bus/bustest": {"internal/bus/embed", testcontainers},
+	"internal/wecom":                 {},
+	"internal/bus":                   {natsClient, sync},
+	"internal/bus/embed":             {natsServer, sys},
+	"internal/bus/bustest":           {"internal/bus/embed", natsClient},
+	"internal/bus/bustest/container": {"internal/bus/bustest", testcontainers},
 
 	// What others build on. It shows none of the bus's types: see TestBridgeShowsNoBus.
 	"bridge": {"internal/bus"},
 
-	"internal/ops":     {prometheus, "golang.org/x/term"},
+	"internal/ops":     {prometheus, term},
 	"internal/gateway": {"internal/wecom", "internal/bus", "internal/ops", "bridge", chi, prometheus, sync},
-	"internal/worker":  {"internal/wecom", "internal/bus", "internal/ops", "bridge", prometheus, yaml, backoff},
+	"internal/worker":  {"internal/wecom", "internal/bus", "internal/ops", "bridge", prometheus, yaml, sync},
 	// The simulator is written from the manual, not from our sender; of wecom it takes the crypto.
-	"internal/wecomsim": {"internal/wecom", chi},
+	"internal/wecomsim": {"internal/wecom"},
+
+	// What is measured, beside the bare chi handler that is the measure.
+	"internal/bench": {"internal/wecom", "internal/bus", "internal/bus/embed", "internal/gateway", "internal/ops", "internal/wecomsim", chi, histogram, sync, sys},
 
 	// Only the commands read the environment, and only they decide to run a server.
-	"cmd/internal/env": {"internal/gateway", "internal/worker", "internal/bus", envconfig},
+	"cmd/internal/env": {"internal/gateway", "internal/worker", envconfig, memlimit},
 	"cmd/gateway":      {"cmd/internal/env", "internal/gateway", "internal/bus/embed", "internal/ops"},
-	"cmd/worker":       {"cmd/internal/env", "internal/worker", "internal/ops"},
-	"cmd/bridgectl":    {"cmd/internal/env", "internal/gateway", "internal/worker", "internal/wecom", "internal/wecomsim", "internal/bus", "internal/bus/embed", "internal/ops", "bridge", kong},
+	"cmd/worker":       {"cmd/internal/env", "internal/worker", "internal/ops", roots},
+	"cmd/bridgectl":    {"cmd/internal/env", "internal/gateway", "internal/worker", "internal/wecomsim", "internal/bench", "internal/bus", "internal/bus/embed", "internal/ops", "bridge", kong, sync},
 
 	"examples/echo-go": {"bridge"},
 }
@@ -54,10 +58,14 @@ const (
 	prometheus     = "github.com/prometheus/client_golang"
 	chi            = "github.com/go-chi/chi/v5"
 	yaml           = "go.yaml.in/yaml/v3"
-	backoff        = "github.com/cenkalti/backoff/v5"
-	sync           = "golang.org/x/sync"
 	envconfig      = "github.com/kelseyhightower/envconfig"
+	memlimit       = "github.com/KimMachineGun/automemlimit"
 	kong           = "github.com/alecthomas/kong"
+	histogram      = "github.com/HdrHistogram/hdrhistogram-go"
+	sync           = "golang.org/x/sync"
+	sys            = "golang.org/x/sys"
+	term           = "golang.org/x/term"
+	roots          = "golang.org/x/crypto/x509roots/fallback"
 )
 
 // strangers are pairs of which not even the tests of the first may import the second.

@@ -12,18 +12,22 @@ import (
 	"github.com/alecthomas/kong"
 )
 
+// version is set when the program is built, see the Makefile.
+var version = "devel"
+
 type commands struct {
 	Dev    devCommand    `cmd:"" help:"Run simulator, gateway, worker and NATS in one process, and talk to the bot in a chat page."`
 	Sim    simCommand    `cmd:"" help:"Run a WeCom to develop against: its API, its callbacks, a chat page."`
 	Events eventsCommand `cmd:"" help:"Print events as they are stored, one JSON object a line."`
+
+	Version kong.VersionFlag `help:"Print the version."`
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills at once
-	parser, cli := newParser(ctx)
+	parser := newParser(ctx)
 	k, err := parser.Parse(os.Args[1:])
-	_ = cli
 	parser.FatalIfErrorf(err)
 	if err := k.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bridgectl:", err)
@@ -31,12 +35,12 @@ func main() {
 	}
 }
 
-func newParser(ctx context.Context) (*kong.Kong, *commands) {
-	cli := new(commands)
-	return kong.Must(cli,
+func newParser(ctx context.Context) *kong.Kong {
+	return kong.Must(new(commands),
 		kong.Name("bridgectl"),
 		kong.Description("The developer's and operator's tool of wecom-bridge."),
 		kong.UsageOnError(),
+		kong.Vars{"version": version},
 		kong.BindTo(ctx, (*context.Context)(nil)),
-	), cli
+	)
 }

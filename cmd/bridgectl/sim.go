@@ -36,25 +36,25 @@ type simApp struct {
 
 func readSim() (simConfig, []wecomsim.App, error) {
 	var cfg simConfig
+	var apps []wecomsim.App
 	err := env.Read(env.Prefix, &cfg)
-	list, appErr := env.Apps[simApp](cfg.Apps)
-	if err := errors.Join(err, appErr); err != nil {
+	err = errors.Join(err, env.Apps(cfg.Apps, func(name string, a simApp) {
+		apps = append(apps, wecomsim.App{
+			Name: name, Kind: a.Kind, CorpID: a.CorpID, AgentID: a.AgentID, Secret: a.Secret,
+			Token: first(a.Token), AESKey: first(a.AESKey), ReceiveID: first(a.ReceiveIds),
+		})
+	}))
+	if err != nil {
 		return cfg, nil, fmt.Errorf("configuration:\n%w", err)
 	}
-	first := func(s []string) string {
-		if len(s) == 0 {
-			return ""
-		}
-		return s[0]
-	}
-	apps := make([]wecomsim.App, len(list))
-	for i, a := range list {
-		apps[i] = wecomsim.App{
-			Name: cfg.Apps[i], Kind: a.Kind, CorpID: a.CorpID, AgentID: a.AgentID, Secret: a.Secret,
-			Token: first(a.Token), AESKey: first(a.AESKey), ReceiveID: first(a.ReceiveIds),
-		}
-	}
 	return cfg, apps, nil
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
 }
 
 type simCommand struct{}

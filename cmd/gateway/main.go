@@ -22,6 +22,9 @@ import (
 	"github.com/wecom-bridge/wecom-bridge/internal/ops"
 )
 
+// version is set when the program is built, see the Makefile.
+var version = "devel"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills at once
@@ -35,9 +38,10 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stderr io.Writer) error {
-	if err := env.Flags("gateway", "gateway answers WeCom's callbacks and stores them as events in NATS JetStream.", args, os.Stdout, env.Gateway()); err != nil {
+	if err := env.Flags("gateway", "gateway "+version+" answers WeCom's callbacks and stores them as events in NATS JetStream.", args, os.Stdout, env.Gateway()); err != nil {
 		return err
 	}
+	env.TuneMemory()
 	cfg, err := env.ReadGateway()
 	if err != nil {
 		return err

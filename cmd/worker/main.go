@@ -20,6 +20,9 @@ import (
 	"github.com/wecom-bridge/wecom-bridge/internal/worker"
 )
 
+// version is set when the program is built, see the Makefile.
+var version = "devel"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills at once
@@ -33,9 +36,10 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stderr io.Writer) error {
-	if err := env.Flags("worker", "worker handles WeCom's events and sends the messages that answer them.", args, os.Stdout, env.Worker()); err != nil {
+	if err := env.Flags("worker", "worker "+version+" handles WeCom's events and sends the messages that answer them.", args, os.Stdout, env.Worker()); err != nil {
 		return err
 	}
+	env.TuneMemory()
 	cfg, err := env.ReadWorker()
 	if err != nil {
 		return err

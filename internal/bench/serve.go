@@ -23,6 +23,7 @@ import (
 	"github.com/wecom-bridge/wecom-bridge/internal/bus/embed"
 	"github.com/wecom-bridge/wecom-bridge/internal/gateway"
 	"github.com/wecom-bridge/wecom-bridge/internal/ops"
+	"github.com/wecom-bridge/wecom-bridge/internal/worker"
 )
 
 // The roles of a child process.
@@ -151,6 +152,14 @@ func (s *server) start(ctx context.Context, role string) (hello, error) {
 		}
 		s.tasks.Go(func() error { <-ctx.Done(); return nil })
 		return hello{NATS: nats.URL()}, nil
+	case roleWorker:
+		cfg := worker.Config{
+			Apps: []string{appName}, OpsListen: "127.0.0.1:0", Nats: bus.Options{URL: s.NATS},
+			API: worker.APIConfig{URL: s.API}, AckWait: 30 * time.Second, RulesSource: []byte(rules),
+			App: []worker.App{{Name: appName, CorpID: corpID, AgentID: agentID, Secret: secret}},
+		}
+		s.tasks.Go(func() error { return worker.Run(ctx, cfg, s.log) })
+		return hello{}, nil
 	}
 	return hello{}, fmt.Errorf("bench: no role %q", role)
 }

@@ -108,6 +108,31 @@ func eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
+// lateness measures, until the function it returns is called, by how much this
+// machine is late with a timer at worst. What a test allows for must grow by that.
+func lateness(t testing.TB) func() time.Duration {
+	t.Helper()
+	const every = 5 * time.Millisecond
+	stop, worst := make(chan struct{}), make(chan time.Duration, 1)
+	go func() {
+		var w time.Duration
+		timer := time.NewTimer(every)
+		defer timer.Stop()
+		for last := time.Now(); ; {
+			select {
+			case <-stop:
+				worst <- w
+				return
+			case now := <-timer.C:
+				w = max(w, time.Since(last)-every)
+				last = now
+				timer.Reset(every)
+			}
+		}
+	}()
+	return sync.OnceValue(func() time.Duration { close(stop); return <-worst })
+}
+
 // receive takes the next value off ch.
 func receive[T any](t testing.TB, what string, ch <-chan T) T {
 	t.Helper()

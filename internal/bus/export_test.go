@@ -9,10 +9,9 @@ func (b *Bus) Abandon() {
 	b.nc.Close()
 }
 
-// ParseAck, Printable and DeniedSubject are what the tests of parsers need.
+// ParseAck and what follows are what tests look at.
 var (
 	ParseAck      = parseAck
 	ParsePlainAck = parsePlainAck
-	Printable     = printable
-	DeniedSubject = deniedSubject
+	Fixed         = fixed
 )

@@ -268,7 +268,7 @@ func TestForgedCallbacksLeaveNoEvent(t *testing.T) {
 func TestMistakesInTheConfigurationEndTheProgram(t *testing.T) {
 	r := newRig(t, 1)
 	for _, program := range []string{"gateway", "worker"} {
-		p := r.start(program, "BRIDGE_LISTEN=127.0.0.1:0", "BRIDGE_LOG_LEVEL=loud-hunter2", "BRIDGE_APPS=demo,Bad_One,ops")
+		p := r.start(program, "BRIDGE_LISTEN=127.0.0.1:0", "BRIDGE_LOG_LEVEL=loud-hunter2", "BRIDGE_APPS=demo,Bad_One,ops", "BRIDGE_APP_OPS_SECRET=x")
 		select {
 		case <-p.done:
 		case <-time.After(10 * time.Second):
@@ -277,7 +277,7 @@ func TestMistakesInTheConfigurationEndTheProgram(t *testing.T) {
 		if code := p.cmd.ProcessState.ExitCode(); code != 1 {
 			t.Errorf("%s: exit code %d, want 1", program, code)
 		}
-		for _, want := range []string{"BRIDGE_LOG_LEVEL", "Bad_One", "BRIDGE_APP_OPS_"} {
+		for _, want := range []string{"BRIDGE_LOG_LEVEL", "Bad_One", "BRIDGE_APP_OPS_CORP_ID"} {
 			if !strings.Contains(p.log.String(), want) {
 				t.Errorf("%s says %q, want it to name %s", program, p.log, want)
 			}

@@ -356,18 +356,73 @@ func TestOpenParseAllocations(t *testing.T) {
 		t.Log("the race detector makes pools forget: allocations are not counted")
 		return
 	}
-	c, query, body := benchCallback(t)
-	var p Payload
-	dst := make([]byte, 0, 4096)
-	n := testing.AllocsPerRun(1000, func() {
-		plain, _, err := c.Open(query, body)
-		if err != nil {
-			t.Fatal(err)
+	p := Pair{callbackToken, callbackKey}
+	c := newTestCallback(t, []Pair{{"old", otherKey}, p}, callbackCorp)
+	for name, plain := range map[string]string{
+		"message": benchPlain,
+		"event": "<xml><ToUserName>ww1</ToUserName><FromUserName>sys</FromUserName><CreateTime>1770000001</CreateTime><MsgType>event</MsgType>" +
+			"<Event>change_contact</Event><ChangeType>create_user</ChangeType><UserID>bob</UserID><Name>" + strings.Repeat("名\n", 100) + "</Name></xml>",
+		"AI bot": botText,
+	} {
+		query, body := sealed(t, p, callbackCorp, plain)
+		var payload Payload
+		dst := make([]byte, 0, 4096)
+		n := testing.AllocsPerRun(1000, func() {
+			plain, _, err := c.Open(query, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dst = Parse(dst[:0], plain, &payload)
+			dst = payload.AppendID(dst)
+		})
+		if n > 1 {
+			t.Errorf("%s: %v allocations, want at most 1", name, n)
 		}
-		dst = Parse(dst[:0], plain, &p)
-		dst = p.AppendID(dst)
-	})
-	if n > 1 {
-		t.Errorf("%v allocations, want at most 1", n)
+	}
+}
+
+// TestPlaintextLayout seals by hand what no seal makes.
+func TestPlaintextLayout(t *testing.T) {
+	const random = "0123456789abcdef"
+	pad := func(s string, n int, last ...byte) string {
+		s += strings.Repeat(string(rune(n)), n-len(last))
+		return s + string(last)
+	}
+	tests := []struct {
+		name, plain string
+		want        string // a message, or
+		reason      string
+	}{
+		{"message and empty id", pad(random+"\x00\x00\x00\x05hello", 7), "hello", ""},
+		{"message and id", pad(random+"\x00\x00\x00\x05helloww", 5), "hello", ""},
+		{"empty message and id", pad(random+"\x00\x00\x00\x00", 12), "", ""},
+		{"a whole block of padding", pad(random+"\x00\x00\x00\x0chello, hello", 32), "hello, hello", ""},
+		{"one byte of padding", pad(random+"\x00\x00\x00\x0bhello hello", 1), "hello hello", ""},
+		{"length one too large", pad(random+"\x00\x00\x00\x06hello", 7), "", "message_length"},
+		{"length one too small", pad(random+"\x00\x00\x00\x04hello", 7), "", "receive_id"},
+		{"length is negative as an int32", pad(random+"\x80\x00\x00\x00hello", 7), "", "message_length"},
+		{"no room for the length", pad(random+"\x00\x00\x00", 13), "", "short_plaintext"},
+		{"nothing but padding", pad("", 32), "", "short_plaintext"},
+		{"padding of zero", pad(random+"\x00\x00\x00\x05hello", 7, 0), "", "padding"},
+		{"padding of 33", pad(random+"\x00\x00\x00\x05hello"+strings.Repeat("x", 30), 9, 33), "", "padding"},
+		{"padding with another byte", random + "\x00\x00\x00\x05hello\x07\x07\x06\x07\x07\x07\x07", "", "padding"},
+		{"first byte of padding differs", random + "\x00\x00\x00\x05hello\x06\x07\x07\x07\x07\x07\x07", "", "padding"},
+		{"blocks of 16", pad(random+"\x00\x00\x00\x05hello", 23), "", "ciphertext_length"},
+		{"empty", "", "", "envelope"},
+	}
+	p := Pair{callbackToken, callbackKey}
+	c := newTestCallback(t, []Pair{p}, "ww", "")
+	key, err := decodeAESKey(p.AESKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range tests {
+		encrypt := encryptBlocks(&key, []byte(test.plain))
+		sum, _ := sign(nil, p.Token, "1", "n", encrypt)
+		plain, _, err := c.Open("msg_signature="+string(sum[:])+"&timestamp=1&nonce=n",
+			[]byte("<xml><Encrypt>"+string(encrypt)+"</Encrypt></xml>"))
+		if plain != test.want || Reason(err) != test.reason {
+			t.Errorf("%s (%d bytes): Open = %q, %v, want %q, %q", test.name, len(test.plain), plain, err, test.want, test.reason)
+		}
 	}
 }

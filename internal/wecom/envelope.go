@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"strings"
-	"unsafe"
 )
 
 // findEncrypt returns the encrypted text of an envelope: of XML the child Encrypt of the
@@ -14,9 +13,7 @@ import (
 //
 // The text lies in body, or is a copy where it is escaped.
 func findEncrypt(body []byte) ([]byte, bool) {
-	// A view of body as a string, so that one scanner serves envelope and plaintext. It
-	// does not outlive this call, during which nobody writes to body.
-	s := unsafe.String(unsafe.SliceData(body), len(body))
+	s := viewString(body) // so that one scanner serves envelope and plaintext
 	if start := trimStart(s); strings.HasPrefix(start, "{") {
 		body = body[len(s)-len(start):]
 		from, to, state := flatJSON(start)

@@ -46,36 +46,25 @@ func appendEscaped(dst []byte, s string) []byte {
 // that is the one that decoders keep. It reports false if s is too deep or has too many
 // members.
 func jsonFields(fields []field, s string) ([]field, bool) {
-	r := jsonReader{s: s, fields: fields}
-	ok := r.object("", 1)
-	slices.Reverse(r.fields)
-	return r.fields, ok
-}
-
-// jsonReader walks over valid JSON.
-type jsonReader struct {
-	s      string
-	i      int
-	n      int // members so far
-	fields []field
-}
-
-// object reads the object at r.i and keeps its scalars under parent; those of an object
-// inside the root are kept under its key.
-func (r *jsonReader) object(parent string, depth int) bool {
-	r.i++ // {
+	r := jsonReader{s: s, i: 1}
+	parent, depth := "", 1
 	for {
 		r.skip()
 		switch r.s[r.i] {
 		case '}':
 			r.i++
-			return true
+			if depth == 1 {
+				slices.Reverse(fields)
+				return fields, true
+			}
+			parent, depth = "", 1
+			continue
 		case ',':
 			r.i++
 			continue
 		}
 		if r.n++; r.n > maxElements {
-			return false
+			return nil, false
 		}
 		key := jsonText(r.string())
 		r.skip()
@@ -83,22 +72,28 @@ func (r *jsonReader) object(parent string, depth int) bool {
 		r.skip()
 		switch c := r.s[r.i]; {
 		case c == '"':
-			r.fields = append(r.fields, field{parent: parent, name: key, value: r.string(), isJSON: true})
+			fields = append(fields, field{parent: parent, name: key, value: r.string(), isJSON: true})
 		case c == '-' || '0' <= c && c <= '9':
-			r.fields = append(r.fields, field{parent: parent, name: key, value: r.scalar()})
+			fields = append(fields, field{parent: parent, name: key, value: r.scalar()})
 		case c == '{' && depth == 1 && key != "":
-			r.fields = append(r.fields, field{name: key})
-			if !r.object(key, 2) {
-				return false
-			}
+			fields = append(fields, field{name: key})
+			r.i++
+			parent, depth = key, 2
 		case c == '{' || c == '[':
 			if !r.compound(depth) {
-				return false
+				return nil, false
 			}
 		default:
 			r.scalar()
 		}
 	}
+}
+
+// jsonReader walks over valid JSON.
+type jsonReader struct {
+	s string
+	i int
+	n int // members so far
 }
 
 // skip passes white space.

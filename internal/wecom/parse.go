@@ -56,10 +56,7 @@ func (p *Payload) AppendID(dst []byte) []byte {
 	if p.own != "" {
 		return append(append(dst, "m-"...), p.own...)
 	}
-	h := sha256.New()
-	h.Write([]byte(p.plain))
-	var sum [sha256.Size]byte
-	h.Sum(sum[:0])
+	sum := sha256.Sum256(viewBytes(p.plain))
 	dst = append(dst, "h-"...)
 	start := len(dst)
 	return idEncoding.AppendEncode(dst, sum[:])[:start+26]

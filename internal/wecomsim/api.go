@@ -176,7 +176,7 @@ func (s *Server) answer(w http.ResponseWriter, c *call, a answer) {
 	switch a.effect.kind {
 	case "hang":
 		// The caller hangs up; nothing else ends this. Its own time limit is what is being tested.
-		http.NewResponseController(w).SetWriteDeadline(time.Time{})
+		unhurried(w)
 		select {
 		case <-c.r.Context().Done():
 		case <-s.life.Done():
@@ -190,10 +190,10 @@ func (s *Server) answer(w http.ResponseWriter, c *call, a answer) {
 		return
 	case "garbled":
 		w.Header().Set("Content-Type", "application/json; charset=UTF-8")
-		io.WriteString(w, `{"errcode":0,"errm`)
+		w.Write([]byte(`{"errcode":0,"errm`))
 		return
 	case "slow":
-		http.NewResponseController(w).SetWriteDeadline(time.Time{})
+		unhurried(w)
 		if !s.sleep(c.r.Context(), time.Duration(a.effect.n)*time.Millisecond) {
 			panic(http.ErrAbortHandler)
 		}
@@ -233,6 +233,11 @@ func (s *Server) answer(w http.ResponseWriter, c *call, a answer) {
 	w.Write(out)
 }
 
+// unhurried lifts the server's limit for writing the answer.
+func unhurried(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // a writer without deadlines needs none lifted
+}
+
 // reset cuts the connection so that the caller sees it reset, not closed.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
@@ -240,7 +245,7 @@ func reset(w http.ResponseWriter) {
 		panic(http.ErrAbortHandler)
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
+		_ = tcp.SetLinger(0) // else it is merely closed
 	}
 	conn.Close()
 }
@@ -249,8 +254,8 @@ func reset(w http.ResponseWriter) {
 func htmlPage(w http.ResponseWriter, code int) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(code)
-	fmt.Fprintf(w, "<html>\r\n<head><title>%[1]d %[2]s</title></head>\r\n<body>\r\n<center><h1>%[1]d %[2]s</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n",
-		code, http.StatusText(code))
+	w.Write(fmt.Appendf(nil, "<html>\r\n<head><title>%[1]d %[2]s</title></head>\r\n<body>\r\n<center><h1>%[1]d %[2]s</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n",
+		code, http.StatusText(code)))
 }
 
 // hint looks like today's: 25 digits of which the first ten are the time.

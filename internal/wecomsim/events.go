@@ -126,7 +126,7 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 		if len(list) == 0 {
 			buf.WriteString(": alive\n\n")
 		}
-		rc.SetWriteDeadline(time.Now().Add(sseWrite)) // not every writer has deadlines
+		_ = rc.SetWriteDeadline(time.Now().Add(sseWrite)) // not every writer has deadlines
 		_, err := w.Write(buf.Bytes())
 		return err == nil && rc.Flush() == nil
 	}

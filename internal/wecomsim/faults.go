@@ -227,7 +227,7 @@ func (s *Server) serveSetFaults(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.SetFaults(f); err != nil {
-		writeJSON(w, http.StatusBadRequest, errorBody{err.Error()})
+		writeJSON(w, http.StatusBadRequest, errorBody{strings.ReplaceAll(err.Error(), "\n", "; ")})
 		return
 	}
 	s.serveFaults(w, r)

@@ -577,7 +577,7 @@ func (s *Server) serveSay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// Four attempts take up to 23 s, repeats longer.
-	http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	unhurried(w)
 	ctx, cancel := s.detached(r.Context())
 	defer cancel()
 	res, err := s.Say(ctx, req)

@@ -48,6 +48,10 @@ func (a *app) sent() {
 func (a *app) refused(err *wecom.Error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err.API == "gettoken" {
+		a.credentials = err
+		return
+	}
 	a.sending = err
 }
 

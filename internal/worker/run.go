@@ -54,6 +54,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if cfg.Nats.Name == "" {
 		cfg.Nats.Name = "worker"
 	}
+	if cfg.Nats.URL == "" && cfg.Nats.Dial == nil {
+		cfg.Nats.URL = "nats://127.0.0.1:4222" // where the gateway's embedded server listens
+	}
 	b, err := bus.Connect(ctx, cfg.Nats)
 	if err != nil {
 		return err

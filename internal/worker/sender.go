@@ -176,7 +176,11 @@ func (s *sender) known(m *message, r *bus.Stored) (done bool, err error) {
 			// one per message.
 			var ev struct{ Data bridge.Receipt }
 			_ = json.Unmarshal(r.Data, &ev) // a receipt of ours; without it the reason is shorter
-			return true, bus.Reject(fmt.Errorf("%s: errcode %d: %s", m.api, ev.Data.ErrCode, ev.Data.ErrMsg))
+			why := errors.New(ev.Data.ErrMsg)
+			if ev.Data.ErrCode != 0 {
+				why = &wecom.Error{API: m.api, Code: ev.Data.ErrCode, Msg: ev.Data.ErrMsg}
+			}
+			return true, bus.Reject(why)
 		}
 	}
 	s.metrics.messages.WithLabelValues(s.appLabel(m), apiLabel(m.api), "known", "").Inc()
@@ -380,6 +384,7 @@ func (s *sender) store(ctx context.Context, m *message, r *bridge.Receipt) error
 	msg := &bus.Msg{
 		Subject: bus.ReceiptSubject(m.appName, r.Status, m.id), ID: m.receiptID(),
 		Header: bus.Header{"Content-Type": bridge.ContentType}, Data: ev.AppendJSON(nil),
+		Wait: time.Second,
 	}
 	// What was sent should be known to have been sent: while the bus is away, hold on.
 	ctx, cancel := context.WithTimeout(ctx, storeFor)
@@ -407,21 +412,21 @@ func (s *sender) report(m *message, t *try) {
 	r := t.receipt
 	took := max(0, s.now().Sub(m.Time))
 	s.metrics.messages.WithLabelValues(s.appLabel(m), apiLabel(m.api), r.Status, t.class).Inc()
-	level, text := slog.LevelInfo, "message sent"
+	log := s.log.With("event", m.event, "app", m.appName, "api", m.api, "message", m.id, "attempt", m.Attempt,
+		"status", r.Status, "errcode", r.ErrCode, "took", took)
 	switch r.Status {
-	case bridge.Partial:
-		level = slog.LevelWarn
 	case bridge.Failed:
-		level, text = slog.LevelError, "message failed"
+		log.Error("message failed")
+		return
 	case bridge.Expired:
-		level, text = slog.LevelWarn, "message expired"
+		log.Warn("message expired")
+		return
+	case bridge.Partial:
+		log.Warn("message sent")
+	default:
+		log.Info("message sent")
 	}
-	if r.Status == bridge.Sent || r.Status == bridge.Partial {
-		s.metrics.latency.WithLabelValues(s.appLabel(m)).Observe(took.Seconds())
-	}
-	s.log.LogAttrs(context.Background(), level, text, slog.String("event", m.event), slog.String("app", m.appName),
-		slog.String("api", m.api), slog.String("message", m.id), slog.Int("attempt", m.Attempt), slog.String("status", r.Status),
-		slog.Int("errcode", r.ErrCode), slog.Duration("took", took))
+	s.metrics.latency.WithLabelValues(s.appLabel(m)).Observe(took.Seconds())
 }
 
 // appLabel bounds the values of a metric's label: anybody may publish any app.

@@ -11,11 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"reflect"
 	"regexp"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/kelseyhightower/envconfig"
 )
@@ -43,11 +45,10 @@ func AppPrefix(name string) string {
 
 var appName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 
-// Apps reads one T for each app in names. Names are checked, and a name that stands
-// twice is a mistake.
-func Apps[T any](names []string) ([]T, error) {
+// Apps reads one T for each app in names and hands it to add. Names are checked, and a
+// name that stands twice is a mistake.
+func Apps[T any](names []string, add func(name string, app T)) error {
 	var errs []error
-	apps := make([]T, 0, len(names))
 	seen := make(map[string]bool)
 	for _, name := range names {
 		switch {
@@ -63,9 +64,9 @@ func Apps[T any](names []string) ([]T, error) {
 		if err := Read(AppPrefix(name), &app); err != nil {
 			errs = append(errs, err)
 		}
-		apps = append(apps, app)
+		add(name, app)
 	}
-	return apps, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // field is one variable and the place that it fills.
@@ -183,8 +184,10 @@ func (f field) readFiles() error {
 
 func typeName(t reflect.Type) string {
 	switch {
-	case t.String() == "time.Duration":
+	case t == reflect.TypeFor[time.Duration]():
 		return "duration, such as 30s or 1m"
+	case t == reflect.TypeFor[slog.Level]():
+		return "log level: debug, info, warn or error"
 	case t.Kind() == reflect.Bool:
 		return "boolean, true or false"
 	case t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64:

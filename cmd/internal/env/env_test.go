@@ -75,14 +75,18 @@ func TestAppsReadsEachUnderItsName(t *testing.T) {
 		CorpID string `split_words:"true" required:"true"`
 	}
 	t.Setenv("BRIDGE_APP_HELP_DESK_CORP_ID", "ww1")
-	apps, err := Apps[app]([]string{"help-desk"})
-	if err != nil || len(apps) != 1 || apps[0].CorpID != "ww1" {
-		t.Errorf("got %v, %v", apps, err)
+	var names, ids []string
+	add := func(name string, a app) { names, ids = append(names, name), append(ids, a.CorpID) }
+	if err := Apps([]string{"help-desk"}, add); err != nil || !slices.Equal(ids, []string{"ww1"}) {
+		t.Errorf("got %v, %v", ids, err)
 	}
-	_, err = Apps[app]([]string{"help-desk", "help-desk", "Bad_Name", "other"})
+	err := Apps([]string{"Bad_Name", "help-desk", "help-desk", "other"}, add)
 	for _, want := range []string{"twice", "Bad_Name", "BRIDGE_APP_OTHER_CORP_ID"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want it to name %s", err, want)
 		}
+	}
+	if want := []string{"help-desk", "help-desk", "other"}; !slices.Equal(names, want) {
+		t.Errorf("got the apps %v, want %v", names, want)
 	}
 }

@@ -14,11 +14,10 @@ import (
 func ReadGateway() (gateway.Config, error) {
 	var cfg gateway.Config
 	err := Read(Prefix, &cfg)
-	apps, appErr := Apps[gateway.App](cfg.Apps)
-	for i := range apps {
-		apps[i].Name = cfg.Apps[i]
-	}
-	cfg.App = apps
+	appErr := Apps(cfg.Apps, func(name string, app gateway.App) {
+		app.Name = name
+		cfg.App = append(cfg.App, app)
+	})
 	return cfg, mistakes(err, appErr, cfg.Validate())
 }
 
@@ -26,11 +25,10 @@ func ReadGateway() (gateway.Config, error) {
 func ReadWorker() (worker.Config, error) {
 	var cfg worker.Config
 	err := Read(Prefix, &cfg)
-	apps, appErr := Apps[worker.App](cfg.Apps)
-	for i := range apps {
-		apps[i].Name = cfg.Apps[i]
-	}
-	cfg.App = apps
+	appErr := Apps(cfg.Apps, func(name string, app worker.App) {
+		app.Name = name
+		cfg.App = append(cfg.App, app)
+	})
 	return cfg, mistakes(err, appErr, cfg.Validate())
 }
 
