@@ -193,7 +193,7 @@ func (c *Client) send(ctx context.Context, app string, m *Message, event string)
 	if err != nil {
 		return &badMessageError{fmt.Errorf("message %s: %w", m.ID, err)}
 	}
-	h := bus.Header{"Content-Type": "application/json", "Bridge-Id": m.ID}
+	h := bus.Header{"Content-Type": "application/json"}
 	if m.API != "" {
 		h["Wecom-Api"] = m.API
 	}

@@ -28,7 +28,7 @@ var imports = map[string][]string{
 	"internal/bus":                   {natsClient, sync},
 	"internal/bus/embed":             {natsServer, sys},
 	"internal/bus/bustest":           {"internal/bus/embed", natsClient},
-	"internal/bus/bustest/container": {"internal/bus/bustest", testcontainers},
+	"internal/bus/bustest/container": {"internal/bus/bustest", testcontainers, moby},
 
 	// What others build on. It shows none of the bus's types: see TestBridgeShowsNoBus.
 	"bridge": {"internal/bus"},
@@ -40,7 +40,7 @@ var imports = map[string][]string{
 	"internal/wecomsim": {"internal/wecom"},
 
 	// What is measured, beside the bare chi handler that is the measure.
-	"internal/bench": {"internal/wecom", "internal/bus", "internal/bus/embed", "internal/gateway", "internal/ops", "internal/wecomsim", chi, histogram, sync, sys},
+	"internal/bench": {"internal/wecom", "internal/bus", "internal/bus/embed", "internal/gateway", "internal/worker", "internal/ops", "internal/wecomsim", chi, histogram, sync, sys},
 
 	// Only the commands read the environment, and only they decide to run a server.
 	"cmd/internal/env": {"internal/gateway", "internal/worker", envconfig, memlimit},
@@ -55,6 +55,7 @@ const (
 	natsClient     = "github.com/nats-io/nats.go"
 	natsServer     = "github.com/nats-io/nats-server/v2"
 	testcontainers = "github.com/testcontainers/testcontainers-go"
+	moby           = "github.com/moby/moby/api"
 	prometheus     = "github.com/prometheus/client_golang"
 	chi            = "github.com/go-chi/chi/v5"
 	yaml           = "go.yaml.in/yaml/v3"

@@ -14,7 +14,7 @@ import (
 // Run starts this test program again to play the servers.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "bench-serve" {
-		if err := Serve(context.Background(), os.Args[2], os.Stdin, os.Stdout); err != nil {
+		if err := Serve(context.Background(), os.Args[2], os.Stdin, os.Stdout, nil); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -103,7 +103,7 @@ func TestServe(t *testing.T) {
 			done <- Serve(t.Context(), roleChi, r, writer(func(p []byte) (int, error) {
 				out <- string(p)
 				return len(p), nil
-			}))
+			}), func() { t.Error("the bare server was tuned") })
 		}()
 		if _, err := io.WriteString(w, "{}\n"); err != nil {
 			t.Fatal(err)
@@ -125,12 +125,12 @@ func TestServe(t *testing.T) {
 		}
 	})
 	t.Run("without settings", func(t *testing.T) {
-		if err := Serve(t.Context(), roleChi, strings.NewReader(""), io.Discard); err == nil {
+		if err := Serve(t.Context(), roleChi, strings.NewReader(""), io.Discard, nil); err == nil {
 			t.Error("no error")
 		}
 	})
 	t.Run("unknown role", func(t *testing.T) {
-		if err := Serve(t.Context(), "django", strings.NewReader("{}\n"), io.Discard); err == nil || !strings.Contains(err.Error(), "django") {
+		if err := Serve(t.Context(), "django", strings.NewReader("{}\n"), io.Discard, nil); err == nil || !strings.Contains(err.Error(), "django") {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -37,7 +38,7 @@ const (
 func (b *bench) replies(ctx context.Context) error {
 	fmt.Fprintf(b.out, "\nReply: %d messages a second, sent on time whatever comes back, for %v, after a second that is not counted.\n"+
 		"In ms from the moment that the callback is made; CPU in ms for 1,000 messages.\n", b.ReplyRate, b.ReplyDuration)
-	rows := [][]string{{"gateway with embedded NATS, worker", "to 200 p50", "p99", "to inbox p50", "p99", "max", "gateway CPU", "worker CPU", "answered once"}}
+	rows := [][]string{{"gateway with embedded NATS, worker", "to 200 p50", "p99", "to inbox p50", "p99", "max", "gateway CPU", "worker CPU", "retries", "answered once"}}
 	for _, mode := range []struct {
 		name string
 		sync bool
@@ -63,10 +64,7 @@ func (b *bench) reply(ctx context.Context, sync bool) (row []string, err error) 
 	}
 	defer func() { err = errors.Join(err, gateway.stop()) }()
 
-	log, err := quietLog(b.LogLevel)
-	if err != nil {
-		return nil, err
-	}
+	log := slog.New(slog.DiscardHandler) // what the simulator has to say shows in the table
 	sim, err := wecomsim.New(wecomsim.Config{
 		CallbackURLs: []string{"http://" + gateway.Addr + "/callback/"}, Log: log,
 		Apps: []wecomsim.App{{Name: appName, CorpID: corpID, AgentID: agentID, Secret: secret, Token: pair.Token, AESKey: pair.AESKey}},
@@ -96,7 +94,7 @@ func (b *bench) reply(ctx context.Context, sync bool) (row []string, err error) 
 	// The first one waits until the worker has begun.
 	first := c.say(ctx, "warm-up", 0, 3*replyLimit)
 	if first.err != nil {
-		return nil, fmt.Errorf("first message: %w", first.err)
+		return nil, first.err
 	}
 	if err := c.run(ctx, b.ReplyRate, time.Second, 0); err != nil {
 		return nil, err
@@ -122,7 +120,7 @@ func (b *bench) reply(ctx context.Context, sync bool) (row []string, err error) 
 	return []string{
 		ms(c.taken, 50), ms(c.taken, 99), ms(c.replied, 50), ms(c.replied, 99), ms(c.replied, 100),
 		perThousand(cpuGateway2 - cpuGateway), perThousand(cpuWorker2 - cpuWorker),
-		fmt.Sprintf("%s of %s", thousands(float64(n)), thousands(float64(c.sent))),
+		strconv.Itoa(c.retries), fmt.Sprintf("%s of %s", thousands(float64(n)), thousands(float64(c.sent))),
 	}, nil
 }
 
@@ -132,6 +130,7 @@ type conversation struct {
 
 	mu             sync.Mutex
 	sent           int
+	retries        int                     // callbacks beyond the first of each message
 	taken, replied *hdrhistogram.Histogram // until the 200, until the reply, in microseconds
 	failed         error                   // the first one
 }
@@ -143,7 +142,7 @@ func newConversation(sim *wecomsim.Server) *conversation {
 }
 
 func (c *conversation) reset() {
-	c.sent = 0
+	c.sent, c.retries = 0, 0
 	c.taken = hdrhistogram.New(1, slowest.Microseconds(), 3)
 	c.replied = hdrhistogram.New(1, slowest.Microseconds(), 3)
 }
@@ -191,6 +190,7 @@ func (c *conversation) run(ctx context.Context, rate int, d time.Duration, name 
 // said is what became of a message.
 type said struct {
 	taken, replied time.Duration
+	retries        int
 	err            error
 }
 
@@ -203,12 +203,13 @@ func (c *conversation) say(ctx context.Context, user string, n int, limit time.D
 	switch {
 	case err != nil:
 		s.err = err
-	case len(res.Attempts) != 1 || !res.Delivered():
-		s.err = fmt.Errorf("message %s: callback took %d attempts, the last: %+v", text, len(res.Attempts), res.Attempts[len(res.Attempts)-1])
+	case !res.Delivered():
+		s.err = fmt.Errorf("message %s: no callback was answered 200: %+v", text, res.Attempts)
 	}
 	if s.err != nil {
 		return s
 	}
+	s.retries = len(res.Attempts) - 1
 	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	inbox, err := c.sim.Wait(waiting, user, n)
@@ -227,6 +228,7 @@ func (c *conversation) note(s said) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sent++
+	c.retries += s.retries
 	if s.err != nil {
 		if c.failed == nil {
 			c.failed = s.err

@@ -66,7 +66,11 @@ const (
 // Serve plays one of the servers that [Run] measures, in a process of its own. It takes
 // its orders from in, answers them on out and returns when in or ctx ends. It is of no
 // use to anybody but Run.
-func Serve(ctx context.Context, role string, in io.Reader, out io.Writer) error {
+//
+// It calls tune, which may be nil, before it plays one of our programs: what those do
+// with the runtime before all else. The servers that they are compared with run as Go
+// and NATS have it.
+func Serve(ctx context.Context, role string, in io.Reader, out io.Writer, tune func()) error {
 	lines := bufio.NewScanner(in)
 	if !lines.Scan() {
 		return errors.New("bench: no settings on standard input; this command is started by the benchmark")
@@ -74,6 +78,12 @@ func Serve(ctx context.Context, role string, in io.Reader, out io.Writer) error 
 	var set settings
 	if err := json.Unmarshal(lines.Bytes(), &set); err != nil {
 		return fmt.Errorf("bench: settings: %w", err)
+	}
+	if tune != nil && role != roleChi && role != roleNATS {
+		tune()
+	}
+	if set.Profile != "" {
+		runtime.MemProfileRate = 64 << 10 // rather more exact than usual
 	}
 	log, err := quietLog(set.LogLevel)
 	if err != nil {
@@ -90,7 +100,9 @@ func Serve(ctx context.Context, role string, in io.Reader, out io.Writer) error 
 	}
 	if err != nil {
 		stop()
-		return errors.Join(err, tasks.Wait(), s.close())
+		err = errors.Join(err, tasks.Wait())
+		s.close()
+		return err
 	}
 	// The reading of standard input cannot be interrupted, so nobody waits for it. It ends
 	// with the process.
@@ -102,7 +114,9 @@ func Serve(ctx context.Context, role string, in io.Reader, out io.Writer) error 
 			}
 		}
 	}()
-	return errors.Join(tasks.Wait(), s.close())
+	err = tasks.Wait()
+	s.close()
+	return err
 }
 
 // server is the child's side.
@@ -115,11 +129,10 @@ type server struct {
 	cpu    *os.File
 }
 
-func (s *server) close() error {
+func (s *server) close() {
 	for i := len(s.closer) - 1; i >= 0; i-- {
 		s.closer[i]()
 	}
-	return nil
 }
 
 // start begins to play a role and returns when the part is ready.
@@ -293,8 +306,7 @@ func (s *server) obey(ctx context.Context, command string) sample {
 	return out
 }
 
-// profile begins a CPU profile, and makes every allocation from now on likelier to be
-// seen.
+// profile begins a CPU profile if one is wanted.
 func (s *server) profile() error {
 	if s.Profile == "" {
 		return nil
@@ -307,6 +319,7 @@ func (s *server) profile() error {
 	return pprof.StartCPUProfile(f)
 }
 
+// profileEnd ends it and writes it, and one of the allocations since the beginning.
 func (s *server) profileEnd() error {
 	if s.cpu == nil {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -326,17 +327,29 @@ func TestLeastPermissions(t *testing.T) {
 // Three servers: streams have three replicas, consumers sixteen lanes, and a killed
 // server stops nothing for good.
 func TestCluster(t *testing.T) {
+	// Every server must know the routes before it starts.
+	var ports []int
 	var routes []string
+	var held []net.Listener
+	for range 3 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, ln)
+		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
+		routes = append(routes, "nats://"+ln.Addr().String())
+	}
+	for _, ln := range held {
+		ln.Close()
+	}
 	var ss []*server.Server
 	for i := range 3 {
-		o := &server.Options{ServerName: fmt.Sprintf("n%d", i), Cluster: server.ClusterOpts{Name: "lab", Host: "127.0.0.1", Port: server.RANDOM_PORT}}
-		if i > 0 {
-			o.Routes = server.RoutesFromStr(strings.Join(routes, ","))
-		}
-		s := serve(t, o)
-		eventually(t, "cluster address", func() bool { return s.ClusterAddr() != nil })
-		routes = append(routes, "nats://"+s.ClusterAddr().String())
-		ss = append(ss, s)
+		ss = append(ss, serve(t, &server.Options{
+			ServerName: fmt.Sprintf("n%d", i),
+			Cluster:    server.ClusterOpts{Name: "lab", Host: "127.0.0.1", Port: ports[i]},
+			Routes:     server.RoutesFromStr(strings.Join(routes, ",")),
+		}))
 	}
 	var urls []string
 	for _, s := range ss {

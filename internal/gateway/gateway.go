@@ -8,6 +8,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -103,14 +104,18 @@ func (g *Gateway) check(w http.ResponseWriter, r *http.Request) {
 
 // scratch is what one callback needs while it is handled.
 type scratch struct {
-	body  []byte
-	data  []byte
-	event []byte
-	pay   wecom.Payload
-	id    string
+	body, data, event, key []byte
+
+	pay wecom.Payload
+	id  string // of the event
+	typ string
+	msg bus.Msg
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// eventHeader is the header of every event. Nobody writes to it.
+var eventHeader = bus.Header{"Content-Type": bridge.ContentType}
 
 // receive answers one callback.
 func (g *Gateway) receive(w http.ResponseWriter, r *http.Request) {
@@ -146,12 +151,10 @@ func (g *Gateway) receive(w http.ResponseWriter, r *http.Request) {
 	a.metrics.pair[pair].Inc()
 
 	s.data = wecom.Parse(s.data[:0], plain, &s.pay)
-	s.id = s.pay.ID()
-	msg := s.message(a, plain, start)
+	s.compose(a, plain, start)
 
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.kind.deadline)
-	ack, err := g.publish(ctx, msg)
-	cancel()
+	// Not the request's context: a callback that WeCom gave up is an event all the same.
+	ack, err := g.publish(context.Background(), &s.msg)
 	took := g.now().Sub(start)
 	if err != nil {
 		g.unstored(w, a, s, err, took)
@@ -160,7 +163,7 @@ func (g *Gateway) receive(w http.ResponseWriter, r *http.Request) {
 	g.acks.succeeded(g.now())
 	a.metrics.stored(ack.Duplicate, took)
 	g.log.LogAttrs(r.Context(), slog.LevelInfo, "event published",
-		slog.String("event", s.id), slog.String("app", a.name), slog.String("type", s.pay.Type()),
+		slog.String("event", s.id), slog.String("app", a.name), slog.String("type", s.typ),
 		slog.Bool("duplicate", ack.Duplicate), slog.Duration("took", took))
 	if a.kind.answer != "" {
 		_, _ = io.WriteString(w, a.kind.answer) // the peer is gone: its retry is the same event
@@ -168,17 +171,17 @@ func (g *Gateway) receive(w http.ResponseWriter, r *http.Request) {
 	// An empty answer needs nothing more: net/http says 200.
 }
 
-// message writes the event into s and addresses it. What it returns is valid until s
+// compose writes the event into s and addresses it. What s holds of it is valid until s
 // is used again.
-func (s *scratch) message(a *app, plain string, received time.Time) *bus.Msg {
+func (s *scratch) compose(a *app, plain string, received time.Time) {
 	p := &s.pay
+	s.key = p.AppendID(append(append(s.key[:0], a.name...), '/'))
+	key := string(s.key)
+	s.id, s.typ = key[len(a.name)+1:], p.Type()
 	ev := bridge.Event{
-		ID: s.id, Source: a.source, Type: p.Type(), Subject: p.Subject, Time: p.Time,
-		DataContentType: "application/json", App: a.name, CorpID: p.CorpID, AgentID: p.AgentID,
-		PartitionKey: p.PartitionKey, Data: s.data,
-	}
-	if ev.CorpID == "" {
-		ev.CorpID = a.corpID
+		ID: s.id, Source: a.source, Type: s.typ, Subject: p.Subject, Time: p.Time,
+		DataContentType: "application/json", App: a.name, CorpID: cmp.Or(p.CorpID, a.corpID),
+		AgentID: p.AgentID, PartitionKey: p.PartitionKey, Data: s.data,
 	}
 	if ev.Time.IsZero() {
 		ev.Time = received
@@ -190,11 +193,9 @@ func (s *scratch) message(a *app, plain string, received time.Time) *bus.Msg {
 		ev.DataContentType, ev.Data, ev.DataBase64 = "text/plain", nil, []byte(plain)
 	}
 	s.event = ev.AppendJSON(s.event[:0])
-	return &bus.Msg{
+	s.msg = bus.Msg{
 		Subject: bus.EventSubject(bus.Slot(a.name, p.PartitionKey), a.name, p.Tail()),
-		ID:      a.name + "/" + s.id,
-		Header:  bus.Header{"Content-Type": bridge.ContentType, "Bridge-Id": s.id},
-		Data:    s.event,
+		ID:      key, Header: eventHeader, Data: s.event, Wait: a.kind.deadline,
 	}
 }
 
@@ -229,7 +230,7 @@ func (g *Gateway) unstored(w http.ResponseWriter, a *app, s *scratch, err error,
 	}
 	a.metrics.unstored.WithLabelValues(a.name, result).Inc()
 	g.log.Log(context.Background(), level, "event not stored", "event", s.id, "app", a.name,
-		"type", s.pay.Type(), "bytes", len(s.event), "err", err, "took", took)
+		"type", s.typ, "bytes", len(s.event), "err", err, "took", took)
 	w.WriteHeader(http.StatusServiceUnavailable)
 }
 

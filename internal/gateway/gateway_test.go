@@ -57,9 +57,9 @@ type broker struct {
 	hang   bool
 }
 
-func (b *broker) publish(ctx context.Context, m *bus.Msg) (bus.Ack, error) {
+func (b *broker) publish(_ context.Context, m *bus.Msg) (bus.Ack, error) {
 	if b.hang {
-		<-ctx.Done()
+		time.Sleep(m.Wait)
 		return bus.Ack{}, fmt.Errorf("publish: %w", bus.ErrUnavailable)
 	}
 	b.mu.Lock()
@@ -121,7 +121,7 @@ func (b *bench) do(r *http.Request) *httptest.ResponseRecorder {
 }
 
 // sealed returns the URL and body with which WeCom would deliver plain.
-func sealed(t *testing.T, p wecom.Pair, app, receiveID, plain string) (target, body string) {
+func sealed(t testing.TB, p wecom.Pair, app, receiveID, plain string) (target, body string) {
 	t.Helper()
 	encrypt, signature, err := wecom.Seal(p, receiveID, "1770000001", "n0nce", []byte(plain))
 	if err != nil {

@@ -252,6 +252,7 @@ func TestParseUnknown(t *testing.T) {
 		"JSON of no known family":  `{"MsgType":"text","Content":"x"}`,
 		"zone program":             `{"event_type":"hit_keyword","timestamp":1,"hit_keyword":{"token":"t"}}`,
 		"empty object":             `{}`,
+		"family under no key":      `{"":{"aibotid":"b","msgtype":"text"}}`,
 		"bot without msgtype":      `{"aibotid":"b","msgid":"m"}`,
 		"bot event without type":   `{"aibotid":"b","msgtype":"event","event":{}}`,
 		"bot event as a string":    `{"aibotid":"b","msgtype":"event","event":"x"}`,

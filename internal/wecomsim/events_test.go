@@ -287,7 +287,11 @@ func TestHistoryIsBounded(t *testing.T) {
 func TestResetDuringADelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, Config{Transport: &script{play: always(503, "", 0, nil)}})
-		go s.Say(t.Context(), SayRequest{User: "alice", Content: "x"})
+		said := make(chan error, 1)
+		go func() {
+			_, err := s.Say(t.Context(), SayRequest{User: "alice", Content: "x"})
+			said <- err
+		}()
 		time.Sleep(1500 * time.Millisecond)
 		s.Reset()
 		_, sub := s.subscribe("")
@@ -296,6 +300,9 @@ func TestResetDuringADelivery(t *testing.T) {
 		case c := <-sub.ch:
 			t.Errorf("published after the reset: %+v", c)
 		default:
+		}
+		if err := <-said; err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -378,7 +378,7 @@ func duplicateKey(app *App, m map[string]any) (key [16]byte) {
 		}
 	}
 	h := sha256.New()
-	io.WriteString(h, app.Name+"\n")
+	h.Write([]byte(app.Name + "\n"))
 	h.Write(marshal(rest)) // map keys come out sorted
 	copy(key[:], h.Sum(nil))
 	return key

@@ -405,7 +405,9 @@ func TestInboxOverHTTP(t *testing.T) {
 		t.Errorf("contents %q, want %q", contents, want)
 	}
 	var sent any
-	json.Unmarshal([]byte(body), &sent)
+	if err := json.Unmarshal([]byte(body), &sent); err != nil {
+		t.Fatal(err)
+	}
 	if !reflect.DeepEqual(list[0]["body"], sent) {
 		t.Errorf("body %v, want %v", list[0]["body"], sent)
 	}

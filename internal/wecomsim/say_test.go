@@ -31,7 +31,9 @@ func TestSayText(t *testing.T) {
 		t.Fatalf("status %d: %s", w.Code, w.Body)
 	}
 	var shape map[string]json.RawMessage
-	json.Unmarshal(w.Body.Bytes(), &shape)
+	if err := json.Unmarshal(w.Body.Bytes(), &shape); err != nil {
+		t.Fatal(err)
+	}
 	r := decodeBody[SayResult](t, w)
 	if len(r.Attempts) != 1 || r.Attempts[0].Status != 200 || r.Attempts[0].Error != "" || r.Attempts[0].TookMS < 1 || !r.Delivered() {
 		t.Errorf("attempts %s", shape["attempts"])
@@ -258,7 +260,6 @@ type script struct {
 }
 
 type scripted struct {
-	at    time.Duration // since the first
 	url   string
 	query url.Values
 	body  string
@@ -268,7 +269,9 @@ type scripted struct {
 func (sc *script) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, _ := io.ReadAll(r.Body)
 	var env struct{ Encrypt string }
-	xml.Unmarshal(body, &env)
+	if err := xml.Unmarshal(body, &env); err != nil && r.Method == http.MethodPost {
+		return nil, err
+	}
 	plain, err := open(testToken, testAESKey, testCorp, r.URL.Query(), env.Encrypt)
 	if err != nil && r.Method == http.MethodPost {
 		return nil, err

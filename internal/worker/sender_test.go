@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,12 +21,30 @@ import (
 	"github.com/wecom-bridge/wecom-bridge/internal/bus"
 )
 
+// clock is a time that passes when a test says so.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
 // bench is a sender with a bus of maps and a clock of its own.
 type bench struct {
 	*sender
 	t        *testing.T
 	wecom    *fakeWeCom
-	clock    time.Time
+	clock    clock
 	receipts map[string]*bus.Stored // by subject
 	publish  func(*bus.Msg) error   // if set, may refuse a receipt
 	lookup   error                  // if set, what a look for receipts ends in
@@ -33,8 +52,8 @@ type bench struct {
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, wecom: newFake(t), clock: time.Date(2026, 2, 2, 2, 40, 0, 0, time.UTC), receipts: make(map[string]*bus.Stored)}
-	b.wecom.now = func() time.Time { return b.clock }
+	b := &bench{t: t, wecom: newFake(t), clock: clock{at: time.Date(2026, 2, 2, 2, 40, 0, 0, time.UTC)}, receipts: make(map[string]*bus.Stored)}
+	b.wecom.now = b.clock.now
 	b.sender = b.newSender()
 	return b
 }
@@ -44,7 +63,7 @@ func (b *bench) newSender() *sender {
 	log := slog.New(slog.NewJSONHandler(&b.logs, nil))
 	s := &sender{
 		apps: make(map[string]*app), log: log, metrics: newMetrics(prometheus.NewRegistry()), wait: time.Minute,
-		now: func() time.Time { return b.clock }, tries: make(map[uint64]*try),
+		now: b.clock.now, tries: make(map[uint64]*try),
 		publish: func(_ context.Context, m *bus.Msg) (bus.Ack, error) {
 			if b.publish != nil {
 				if err := b.publish(m); err != nil {
@@ -93,7 +112,7 @@ const hi = `{"touser":"alice","msgtype":"text","text":{"content":"hi"}}`
 func (b *bench) delivery(seq uint64, body string, header ...string) *bus.Delivery {
 	d := &bus.Delivery{Attempt: 1, App: "demo", Consumer: "sender", Stored: bus.Stored{
 		Subject: "wecom.outbox.7.demo.alice", ID: fmt.Sprintf("demo/m-%d/bot/0", seq), Data: []byte(body), Seq: seq,
-		Stream: bus.StreamOutbox, Time: b.clock, Header: bus.Header{"Bridge-Event": fmt.Sprintf("m-%d", seq)},
+		Stream: bus.StreamOutbox, Time: b.clock.now(), Header: bus.Header{"Bridge-Event": fmt.Sprintf("m-%d", seq)},
 	}}
 	for i := 0; i+1 < len(header); i += 2 {
 		d.Header[header[i]] = header[i+1]
@@ -130,7 +149,7 @@ func (b *bench) receipt() (bridge.Event, bridge.Receipt) {
 func TestSend(t *testing.T) {
 	b := newBench(t)
 	d := b.delivery(1, hi)
-	b.clock = b.clock.Add(1500 * time.Millisecond)
+	b.clock.pass(1500 * time.Millisecond)
 	if err := b.handle(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +162,7 @@ func TestSend(t *testing.T) {
 	if fmt.Sprint(r) != fmt.Sprint(want) {
 		t.Errorf("receipt %+v\nwant    %+v", r, want)
 	}
-	if ev.ID != "m-1/bot/0" || ev.Type != "wecom.receipt.sent" || ev.Source != "/wecom/ww1/demo" || ev.App != "demo" || ev.CorpID != "ww1" || ev.AgentID != "1000002" || !ev.Time.Equal(b.clock.Truncate(time.Second)) {
+	if ev.ID != "m-1/bot/0" || ev.Type != "wecom.receipt.sent" || ev.Source != "/wecom/ww1/demo" || ev.App != "demo" || ev.CorpID != "ww1" || ev.AgentID != "1000002" || !ev.Time.Equal(b.clock.now().Truncate(time.Second)) {
 		t.Errorf("event %+v", ev)
 	}
 	if len(b.tries) != 0 {
@@ -477,9 +496,9 @@ func TestDuplicateCheck(t *testing.T) {
 			if tt.api != "" {
 				d.Header["Wecom-Api"] = tt.api
 			}
-			b.clock = b.clock.Add(tt.waited)
+			b.clock.pass(tt.waited)
 			for i, s := range tt.steps {
-				b.clock = b.clock.Add(s.after)
+				b.clock.pass(s.after)
 				if s.restart {
 					b.sender = b.newSender()
 				}
@@ -520,12 +539,12 @@ func TestEqualTexts(t *testing.T) {
 	if err := b.handle(t.Context(), b.delivery(1, hi)); err != nil {
 		t.Fatal(err)
 	}
-	b.clock = b.clock.Add(time.Second)
+	b.clock.pass(time.Second)
 	d := b.delivery(2, hi)
 	if err := b.handle(t.Context(), d); err == nil {
 		t.Fatal("45009 was no failure")
 	}
-	b.clock = b.clock.Add(time.Minute)
+	b.clock.pass(time.Minute)
 	d.Attempt = 2
 	if err := b.handle(t.Context(), d); err != nil {
 		t.Fatal(err)
@@ -569,7 +588,7 @@ func TestGivingUp(t *testing.T) {
 					}
 					return
 				}
-				b.clock = b.clock.Add(tt.after)
+				b.clock.pass(tt.after)
 			}
 			if tt.most != 0 {
 				t.Errorf("still tried after 100 deliveries, want %d", tt.most)
@@ -656,7 +675,7 @@ func TestSenderForgets(t *testing.T) {
 	for seq := range uint64(1024) {
 		b.begin(b.delivery(seq, hi))
 	}
-	b.clock = b.clock.Add(5 * time.Hour)
+	b.clock.pass(5 * time.Hour)
 	b.begin(b.delivery(5000, hi))
 	if n := len(b.tries); n != 1 {
 		t.Errorf("%d messages remembered that went elsewhere, want none of the old ones", n-1)

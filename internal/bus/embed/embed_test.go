@@ -145,13 +145,13 @@ func TestLogin(t *testing.T) {
 	if err := roundTrip(t, bus.Options{Name: "b", URL: "nats://bridge:pw@embedded", Dial: s.Dial}); err != nil {
 		t.Errorf("in process with the login: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
 	for _, o := range []bus.Options{{Name: "c", URL: s.URL()}, {Name: "d", Dial: s.Dial}} {
-		b, err := bus.Connect(ctx, o)
+		b, err := bus.Connect(t.Context(), o)
 		if err != nil {
 			t.Fatal(err)
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
 		if err := b.Provision(ctx); !errors.Is(err, bus.ErrUnavailable) {
 			t.Errorf("without the login: got %v", err)
 		}
