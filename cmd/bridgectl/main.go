@@ -19,6 +19,8 @@ type commands struct {
 	Dev    devCommand    `cmd:"" help:"Run simulator, gateway, worker and NATS in one process, and talk to the bot in a chat page."`
 	Sim    simCommand    `cmd:"" help:"Run a WeCom to develop against: its API, its callbacks, a chat page."`
 	Events eventsCommand `cmd:"" help:"Print events as they are stored, one JSON object a line."`
+	Bench  benchCommand  `cmd:"" help:"Measure the bridge on this machine and print a table."`
+	Serve  serveCommand  `cmd:"" name:"bench-serve" hidden:""`
 
 	Version kong.VersionFlag `help:"Print the version."`
 }

@@ -471,6 +471,64 @@ func TestStaleConnection(t *testing.T) {
 	}
 }
 
+// deadConn is a connection on which nothing can be written any more once dead is set.
+type deadConn struct {
+	net.Conn
+	dead *atomic.Bool
+}
+
+func (c deadConn) Write(p []byte) (int, error) {
+	if c.dead.Load() {
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(p)
+}
+
+// TestNothingWritten: a kept connection turns out to be dead before a byte of the call
+// was written. net/http takes another one, which is harmless; if that cannot be had,
+// the call was certainly not made.
+func TestNothingWritten(t *testing.T) {
+	var calls atomic.Int32
+	srv := api(t, func(w http.ResponseWriter, _ *http.Request) {
+		calls.Add(1)
+		io.WriteString(w, `{"errcode":0}`)
+	})
+	for _, again := range []bool{true, false} {
+		calls.Store(0)
+		var dials atomic.Int32
+		var dead atomic.Bool
+		c := NewClient(ClientOptions{BaseURL: srv.URL, CorpID: "ww1", Secret: testSecret, HTTP: &http.Client{Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				n := dials.Add(1)
+				if n > 1 && !again {
+					return nil, errors.New("no route")
+				}
+				conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+				if n == 1 {
+					conn = deadConn{conn, &dead}
+				}
+				return conn, err
+			},
+		}}})
+		if err := c.Check(t.Context()); err != nil { // leaves a kept connection
+			t.Fatal(err)
+		}
+		dead.Store(true)
+		_, err := c.Call(t.Context(), "message/send", []byte(`{"touser":"alice"}`))
+		var te *TransportError
+		switch {
+		case again && (err != nil || calls.Load() != 1):
+			t.Errorf("%d calls, %v, want one that works", calls.Load(), err)
+		case !again && (!errors.As(err, &te) || te.Ambiguous || !strings.Contains(err.Error(), "no route")):
+			t.Errorf("error %v, want an unambiguous one", err)
+		}
+		if got := dials.Load(); got != 2 {
+			t.Errorf("%d connections, want 2", got)
+		}
+		c.http.CloseIdleConnections()
+	}
+}
+
 func TestDefaultTransport(t *testing.T) {
 	c := NewClient(ClientOptions{})
 	tr := c.http.Transport.(*http.Transport)
