@@ -88,6 +88,9 @@ type Consumer struct {
 	AckWait time.Duration
 	// Grace is how long handlers may finish after ctx ended; 10 s if 0.
 	Grace time.Duration
+	// Ready, if set, is called once, when events are being taken: before that NATS was
+	// waited for and the consumer was set up. It must return soon.
+	Ready func()
 }
 
 // Filter returns a [Consumer] filter for one app and one type, with values of any
@@ -123,7 +126,7 @@ func (c *Client) Consume(ctx context.Context, cons Consumer, h Handler) error {
 	}
 	return c.bus.Consume(ctx, bus.Consumer{
 		Stream: bus.StreamEvents, Name: cons.Name, Subject: "wecom.event.*." + cons.Filter,
-		AckWait: cons.AckWait, MaxAttempts: cons.MaxAttempts, Grace: cons.Grace, New: cons.New,
+		AckWait: cons.AckWait, MaxAttempts: cons.MaxAttempts, Grace: cons.Grace, New: cons.New, Ready: cons.Ready,
 	}, func(ctx context.Context, d *bus.Delivery) error {
 		return c.handle(ctx, cons.Name, d, h)
 	})

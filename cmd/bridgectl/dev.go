@@ -4,7 +4,6 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -89,10 +88,11 @@ func (c devCommand) Run(ctx context.Context) error {
 
 // dev is a whole bridge in this process.
 type dev struct {
-	app                           string // the first of BRIDGE_APPS
-	sim                           *wecomsim.Server
-	simAddr, gatewayAddr, opsAddr string
-	natsURL                       string
+	app                    string // the first of BRIDGE_APPS
+	sim                    *wecomsim.Server
+	simAddr, gatewayAddr   string
+	opsAddr, workerOpsAddr string
+	natsURL                string
 }
 
 // runDev starts every part, calls use once the gateway is ready, and stops everything
@@ -168,7 +168,11 @@ func runDev(ctx context.Context, private bool, log *slog.Logger, use func(contex
 		return err
 	}
 	workerConfig.API.URL = "http://" + d.simAddr
-	workerConfig.OpsListen = addr("", "", "127.0.0.1:9091")
+	if workerConfig.OpsListener, err = listen("worker's health and metrics", addr("", "", "127.0.0.1:9091")); err != nil {
+		return err
+	}
+	defer func() { _ = workerConfig.OpsListener.Close() }()
+	d.workerOpsAddr = workerConfig.OpsListener.Addr().String()
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -205,28 +209,16 @@ func listen(variable, addr string) (net.Listener, error) {
 	return ln, nil
 }
 
-// ready waits until the gateway stores what it is sent.
+// ready waits until gateway and worker do their work.
 func (d *dev) ready(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	for {
-		req, err := http.NewRequestWithContext(limit, http.MethodGet, "http://"+d.opsAddr+"/readyz", nil)
-		if err != nil {
-			return err
-		}
-		if res, err := http.DefaultClient.Do(req); err == nil {
-			_ = res.Body.Close()
-			if res.StatusCode == http.StatusOK {
-				break
-			}
-		}
-		select {
-		case <-limit.Done():
+	for _, addr := range []string{d.opsAddr, d.workerOpsAddr} {
+		if err := awaitReady(limit, "http://"+addr+"/readyz"); err != nil {
 			if ctx.Err() != nil {
 				return nil // stopped, not failed
 			}
-			return errors.New("the gateway did not become ready in 30 s")
-		case <-time.After(20 * time.Millisecond):
+			return fmt.Errorf("not ready after 30 s: %w", err)
 		}
 	}
 	check, err := d.sim.Verify(ctx, d.app)
@@ -237,6 +229,28 @@ func (d *dev) ready(ctx context.Context) error {
 		return fmt.Errorf("URL verification of app %s: %s", d.app, check.Reason)
 	}
 	return nil
+}
+
+func awaitReady(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	for {
+		res, err := http.DefaultClient.Do(req)
+		if err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = fmt.Errorf("%s: %s", url, res.Status)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // link tells the simulator which of the bot's messages answers which event. Only the

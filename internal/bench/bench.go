@@ -55,6 +55,8 @@ const (
 	supply = 60_000
 )
 
+var errRefused = errors.New("requests were not answered 200")
+
 // cell is a server to measure under load.
 type cell struct {
 	name, title string
@@ -190,15 +192,16 @@ func (b *bench) run(ctx context.Context) error {
 			chosen = append(chosen, c)
 		}
 	}
+	var err error
 	if len(chosen) > 0 {
-		if err := b.underLoad(ctx, chosen); err != nil {
+		if err = b.underLoad(ctx, chosen); err != nil && !errors.Is(err, errRefused) {
 			return err
 		}
 	}
 	if b.wants(replyCell) {
-		return b.replies(ctx)
+		err = errors.Join(err, b.replies(ctx))
 	}
-	return nil
+	return err
 }
 
 // underLoad measures the cells and prints the tables.
@@ -211,7 +214,7 @@ func (b *bench) underLoad(ctx context.Context, chosen []cell) error {
 	}
 	fmt.Fprintf(b.out, "%d callbacks sealed in %.1f s, %d bytes each (body %d); %d processors, %s; load generator: %d thread(s)\n",
 		n, time.Since(began).Seconds(), b.requests.size, b.requests.body, runtime.NumCPU(), runtime.Version(), b.threads)
-	fmt.Fprintf(b.out, "gateway: log level %s, a JSON line for each event, to /dev/null; bare chi: no log, Go's default garbage collection; events in %s%s\n\n",
+	fmt.Fprintf(b.out, "gateway: log level %s (at INFO a JSON line for each event), to /dev/null; bare chi: no log, Go's default garbage collection; events in %s%s\n\n",
 		b.LogLevel, b.dir, map[bool]string{true: " (in memory: an fsync costs nothing there)"}[inMemory(b.dir)])
 
 	var reports []report
@@ -239,7 +242,7 @@ func (b *bench) underLoad(ctx context.Context, chosen []cell) error {
 		r.print(b.out)
 	}
 	if bad > 0 {
-		return fmt.Errorf("%d requests were not answered 200", bad)
+		return fmt.Errorf("%d %w", bad, errRefused)
 	}
 	return nil
 }
@@ -304,12 +307,14 @@ func (b *bench) measure(ctx context.Context, c cell, conns int, last bool) (m me
 	if got.ok == 0 {
 		return m, fmt.Errorf("no request was answered 200: %s", got.complaints())
 	}
-	if answered := uint64(warm.ok + got.ok); c.events && after.Stored != answered {
-		return m, fmt.Errorf("%d callbacks were answered 200, but there are %d events", answered, after.Stored)
-	}
-	if n := warm.errors() + got.errors(); n > 0 {
+	m.errors = warm.errors() + got.errors()
+	if m.errors > 0 {
 		fmt.Fprintf(b.out, " [%s: %s]", c.name, strings.TrimSpace(warm.complaints()+" "+got.complaints()))
-		m.errors = n
+	}
+	// A callback that was not answered 200 may have been stored all the same: WeCom would
+	// send it again, and it would be a duplicate.
+	if ok := warm.ok + got.ok; c.events && (after.Stored < uint64(ok) || after.Stored > uint64(ok+m.errors)) {
+		return m, fmt.Errorf("%d callbacks were answered 200, but there are %d events", ok, after.Stored)
 	}
 	thousands := float64(got.ok) / 1000
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) / thousands }

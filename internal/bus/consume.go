@@ -34,6 +34,9 @@ const (
 	pullExpiry    = 30 * time.Second
 	pullHeartbeat = 2 * time.Second
 
+	// settleTime is how long after an ack the lane's next message may take to come.
+	settleTime = 50 * time.Millisecond
+
 	// Names in a durable's metadata.
 	metaLanes   = "bridge-lanes"
 	metaSubject = "bridge-subject"
@@ -57,6 +60,7 @@ type Consumer struct {
 	MaxAttempts int           // deliveries after which a message is a dead letter; 0: 10, negative: no limit
 	Retry       time.Duration // delay after the first failure, doubled each time up to 1 min; 0: 1 s
 	Grace       time.Duration // how long handlers may go on when Consume is to stop; 0: 10 s
+	Ready       func()        // called once, when messages are being taken; may be nil
 
 	// For the first process that consumes under this name; afterwards they are what they
 	// are.
@@ -292,6 +296,9 @@ func (g *group) run(ctx context.Context) error {
 	for _, l := range g.lanes {
 		lanes.Go(l.run)
 	}
+	if g.c.Ready != nil {
+		g.c.Ready()
+	}
 	stop := make(chan struct{})
 	helpers.Go(func() { g.keepAlive(up, stop) })
 
@@ -303,20 +310,24 @@ func (g *group) run(ctx context.Context) error {
 		cause = ErrClosed
 	}
 
-	// Stop taking first: the server sends nothing more once it has read the end of the
-	// subscription, and what it sent before still arrives and is handled.
+	// From here on no ack and no nak is sent until the subscription has ended, because
+	// each makes the server send the lane's next message, and one that it finds no taker
+	// for counts as a delivery all the same.
 	g.taking.Store(false)
 	grace := time.AfterFunc(g.c.Grace, g.cancel)
 	if cause != nil {
 		g.cancel() // nobody asked for a stop: the handlers' work may be in vain
 	}
-	if err := sub.Drain(); err == nil {
-		t := time.NewTimer(apiTry)
-		select {
-		case <-finished:
-		case <-t.C: // disconnected, most likely; then the server has forgotten us anyway
+	if g.b.Connected() { // else the server has forgotten us anyway
+		g.settle()
+		if err := sub.Drain(); err == nil {
+			t := time.NewTimer(apiTry)
+			select {
+			case <-finished:
+			case <-t.C:
+			}
+			t.Stop()
 		}
-		t.Stop()
 	}
 	_ = sub.Unsubscribe() // an error says that it is gone already
 	close(g.drained)
@@ -325,6 +336,25 @@ func (g *group) run(ctx context.Context) error {
 	close(stop)
 	helpers.Wait()
 	return cause
+}
+
+// settle waits until what the last acks have set off has arrived: the next message
+// of a lane comes a moment after the server's word that it knows the ack.
+func (g *group) settle() {
+	t := time.NewTicker(settleTime / 5)
+	defer t.Stop()
+	for end := time.Now().Add(10 * settleTime); time.Now().Before(end); <-t.C {
+		settled := true
+		for _, l := range g.lanes {
+			if l.acking.Load() || time.Since(time.Unix(0, l.acked.Load())) < settleTime {
+				settled = false
+				break
+			}
+		}
+		if settled {
+			return
+		}
+	}
 }
 
 // fail ends Consume with err.

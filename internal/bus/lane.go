@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ type lane struct {
 	in    chan event
 	kick  chan struct{} // capacity 1: pull again
 	heard atomic.Int64  // when the server last said something, Unix nanoseconds
+
+	acking atomic.Bool  // an ack or nak is under way
+	acked  atomic.Int64 // when the last one ended, Unix nanoseconds
 
 	mu    sync.Mutex
 	reply string // of the message in hand; empty: none
@@ -256,8 +260,7 @@ func (l *lane) hold(reply string) {
 }
 
 // inProgress reports whether a message is in hand and, if speak is set, tells the
-// server so. The lock keeps it from speaking after a nak, which would undo the nak's
-// delay.
+// server so. The lock keeps it from speaking after a nak.
 func (l *lane) inProgress(speak bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -315,13 +318,30 @@ func (l *lane) finish(m *nats.Msg, d *Delivery) {
 	l.ack(m, d)
 }
 
+// release ends the hold that the server has on the lane: it sends an ack or nak. While
+// the group stops it waits first until no further message can come.
+func (l *lane) release(reply string, body []byte) error {
+	l.acking.Store(true) // before the question whether the group stops, so that settle sees it
+	if !l.g.taking.Load() {
+		l.acking.Store(false)
+		<-l.g.drained
+	}
+	if !bytes.Equal(body, ackAck) {
+		l.hold("") // a word of progress after a nak would undo the nak's delay
+	}
+	err := l.g.b.request(context.Background(), reply, body)
+	l.acked.Store(time.Now().UnixNano())
+	l.acking.Store(false)
+	return err
+}
+
 // ack tells the server that m is done and waits for its word that it knows. Until
 // then the lane stays where it is: the server would only repeat m.
 func (l *lane) ack(m *nats.Msg, d *Delivery) {
 	b := l.g.b
 	until := time.Now().Add(l.g.c.AckWait)
 	for {
-		err := b.request(context.Background(), m.Reply, ackAck)
+		err := l.release(m.Reply, ackAck)
 		if err == nil {
 			l.from = max(l.from, d.Seq+1)
 			return
@@ -342,12 +362,11 @@ func (l *lane) ack(m *nats.Msg, d *Delivery) {
 
 // giveBack makes m deliverable again after delay.
 func (l *lane) giveBack(m *nats.Msg, delay time.Duration) {
-	l.hold("")
 	body := ackNak
 	if delay > 0 {
 		body = fmt.Appendf(nil, `-NAK {"delay":%d}`, delay)
 	}
-	if err := l.g.b.request(context.Background(), m.Reply, body); err != nil {
+	if err := l.release(m.Reply, body); err != nil {
 		l.g.b.warn("nak not confirmed", err) // comes back after AckWait then
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"regexp"
 	"strings"
@@ -24,6 +25,10 @@ type Config struct {
 
 	App         []App  `ignored:"true"` // one for each of Apps, in the same order
 	RulesSource []byte `ignored:"true"` // the rules themselves, used when Rules is empty
+
+	// An open listener in place of OpsListen, for a caller that has to know its port
+	// beforehand. Run closes it.
+	OpsListener net.Listener `ignored:"true"`
 
 	// Shorter delays for tests; zero means the normal ones.
 	retry, limitWait time.Duration

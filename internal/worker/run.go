@@ -44,9 +44,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", cfg.OpsListen)
-	if err != nil {
-		return fmt.Errorf("BRIDGE_OPS_LISTEN: %w", err)
+	ln := cfg.OpsListener
+	if ln == nil {
+		if ln, err = net.Listen("tcp", cfg.OpsListen); err != nil {
+			return fmt.Errorf("BRIDGE_OPS_LISTEN: %w", err)
+		}
 	}
 	defer func() { _ = ln.Close() }() // a second Close is harmless
 
@@ -59,6 +61,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	b, err := bus.Connect(ctx, cfg.Nats)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped, not failed
+		}
 		return err
 	}
 	n := cfg.Nats
@@ -93,22 +98,35 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	log.Info("worker started", "ops", ln.Addr().String(), "rules", rules.Len(), "apps", strings.Join(cfg.Apps, ","))
 
 	tasks, ctx := errgroup.WithContext(ctx)
+	provisioned := make(chan struct{}) // nothing can be consumed before
+	taking := make(chan struct{}, 2)   // one for each consumer that is set up
+	ready := func() { taking <- struct{}{} }
 	tasks.Go(func() error {
+		defer close(provisioned)
 		if err := b.Provision(ctx); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("provision streams: %w", err)
 		}
 		return nil
 	})
 	tasks.Go(func() error {
-		return client.Consume(ctx, bridge.Consumer{Name: botName, AckWait: cfg.AckWait, Grace: grace}, w.handle)
+		<-provisioned
+		return client.Consume(ctx, bridge.Consumer{Name: botName, AckWait: cfg.AckWait, Grace: grace, Ready: ready}, w.handle)
 	})
 	tasks.Go(func() error {
+		<-provisioned
 		return b.Consume(ctx, bus.Consumer{
 			Stream: bus.StreamOutbox, Name: senderName, Subject: "wecom.outbox.*.>",
-			AckWait: cfg.AckWait, MaxAttempts: -1, Retry: cfg.retry, Grace: grace,
+			AckWait: cfg.AckWait, MaxAttempts: -1, Retry: cfg.retry, Grace: grace, Ready: ready,
 		}, s.handle)
 	})
 	tasks.Go(func() error {
+		for range cap(taking) { // a worker that takes nothing yet is not ready
+			select {
+			case <-taking:
+			case <-ctx.Done():
+				return nil
+			}
+		}
 		w.probe(ctx, instance())
 		return nil
 	})
