@@ -44,9 +44,9 @@ var imports = map[string][]string{
 
 	// Only the commands read the environment, and only they decide to run a server.
 	"cmd/internal/env": {"internal/gateway", "internal/worker", envconfig, memlimit},
-	"cmd/gateway":      {"cmd/internal/env", "internal/gateway", "internal/bus/embed", "internal/ops"},
+	"cmd/gateway":      {roots, "cmd/internal/env", "internal/gateway", "internal/bus/embed", "internal/ops"},
 	"cmd/worker":       {"cmd/internal/env", "internal/worker", "internal/ops", roots},
-	"cmd/bridgectl":    {"cmd/internal/env", "internal/gateway", "internal/worker", "internal/wecomsim", "internal/bench", "internal/bus", "internal/bus/embed", "internal/ops", "bridge", kong, sync},
+	"cmd/bridgectl":    {roots, "cmd/internal/env", "internal/gateway", "internal/worker", "internal/wecomsim", "internal/bench", "internal/bus", "internal/bus/embed", "internal/ops", "bridge", kong, sync},
 
 	"examples/echo-go": {"bridge"},
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	_ "golang.org/x/crypto/x509roots/fallback" // an image FROM scratch has no certificates
 )
 
 // version is set when the program is built, see the Makefile.

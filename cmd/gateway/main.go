@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	_ "golang.org/x/crypto/x509roots/fallback" // an image FROM scratch has no certificates
+
 	"github.com/wecom-bridge/wecom-bridge/cmd/internal/env"
 	"github.com/wecom-bridge/wecom-bridge/internal/bus/embed"
 	"github.com/wecom-bridge/wecom-bridge/internal/gateway"

@@ -183,6 +183,18 @@ type bench struct {
 	runs     int
 }
 
+// profile returns where a child writes its profiles, "" if it shall not.
+func (b *bench) profile(name string) (string, error) {
+	if b.Profile == "" {
+		return "", nil
+	}
+	dir, err := filepath.Abs(b.Profile)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, name), os.MkdirAll(dir, 0o755)
+}
+
 func (b *bench) wants(name string) bool { return slices.Contains(b.Cells, name) }
 
 func (b *bench) run(ctx context.Context) error {
@@ -252,11 +264,8 @@ func (b *bench) measure(ctx context.Context, c cell, conns int, last bool) (m me
 	b.runs++
 	set := settings{Sync: c.sync, LogLevel: b.LogLevel, Dir: filepath.Join(b.dir, fmt.Sprint(b.runs))}
 	defer func() { err = errors.Join(err, os.RemoveAll(set.Dir)) }()
-	if b.Profile != "" && last {
-		if set.Profile, err = filepath.Abs(filepath.Join(b.Profile, fmt.Sprintf("%s-%d", c.name, conns))); err != nil {
-			return m, err
-		}
-		if err := os.MkdirAll(b.Profile, 0o755); err != nil {
+	if last {
+		if set.Profile, err = b.profile(fmt.Sprintf("%s-%d", c.name, conns)); err != nil {
 			return m, err
 		}
 	}

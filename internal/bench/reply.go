@@ -39,26 +39,27 @@ func (b *bench) replies(ctx context.Context) error {
 	fmt.Fprintf(b.out, "\nReply: %d messages a second, sent on time whatever comes back, for %v, after a second that is not counted.\n"+
 		"In ms from the moment that the callback is made; CPU in ms for 1,000 messages.\n", b.ReplyRate, b.ReplyDuration)
 	rows := [][]string{{"gateway with embedded NATS, worker", "to 200 p50", "p99", "to inbox p50", "p99", "max", "gateway CPU", "worker CPU", "retries", "answered once"}}
-	for _, mode := range []struct {
-		name string
-		sync bool
-	}{{"interval", false}, {"fsync", true}} {
-		row, err := b.reply(ctx, mode.sync)
+	for _, mode := range []string{"interval", "fsync"} {
+		row, err := b.reply(ctx, mode, mode == "fsync")
 		if err != nil {
-			return fmt.Errorf("reply, %s: %w", mode.name, err)
+			return fmt.Errorf("reply, %s: %w", mode, err)
 		}
-		rows = append(rows, append([]string{mode.name}, row...))
+		rows = append(rows, append([]string{mode}, row...))
 	}
 	fmt.Fprintln(b.out)
 	printTable(b.out, rows)
 	return nil
 }
 
-func (b *bench) reply(ctx context.Context, sync bool) (row []string, err error) {
+func (b *bench) reply(ctx context.Context, mode string, sync bool) (row []string, err error) {
 	b.runs++
 	dir := filepath.Join(b.dir, strconv.Itoa(b.runs))
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	gateway, err := startChild(ctx, b.Child, roleGateway, settings{Dir: dir, Sync: sync, LogLevel: b.LogLevel})
+	set := settings{Dir: dir, Sync: sync, LogLevel: b.LogLevel}
+	if set.Profile, err = b.profile("reply-" + mode + "-gateway"); err != nil {
+		return nil, err
+	}
+	gateway, err := startChild(ctx, b.Child, roleGateway, set)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +85,11 @@ func (b *bench) reply(ctx context.Context, sync bool) (row []string, err error) 
 		sim.Close()
 		err = errors.Join(err, <-served)
 	}()
-	worker, err := startChild(ctx, b.Child, roleWorker, settings{NATS: gateway.NATS, API: "http://" + ln.Addr().String(), LogLevel: b.LogLevel})
+	set = settings{NATS: gateway.NATS, API: "http://" + ln.Addr().String(), LogLevel: b.LogLevel}
+	if set.Profile, err = b.profile("reply-" + mode + "-worker"); err != nil {
+		return nil, err
+	}
+	worker, err := startChild(ctx, b.Child, roleWorker, set)
 	if err != nil {
 		return nil, err
 	}
@@ -100,14 +105,14 @@ func (b *bench) reply(ctx context.Context, sync bool) (row []string, err error) 
 		return nil, err
 	}
 	c.reset()
-	cpuGateway, err1 := cpuTime(gateway.cmd.Process.Pid)
-	cpuWorker, err2 := cpuTime(worker.cmd.Process.Pid)
-	if err := c.run(ctx, b.ReplyRate, b.ReplyDuration, 1); err != nil {
+	gatewayBefore, err1 := snapshot(gateway, nil, begin)
+	workerBefore, err2 := snapshot(worker, nil, begin)
+	if err := errors.Join(err1, err2, c.run(ctx, b.ReplyRate, b.ReplyDuration, 1)); err != nil {
 		return nil, err
 	}
-	cpuGateway2, err3 := cpuTime(gateway.cmd.Process.Pid)
-	cpuWorker2, err4 := cpuTime(worker.cmd.Process.Pid)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	gatewayAfter, err1 := snapshot(gateway, nil, end)
+	workerAfter, err2 := snapshot(worker, nil, end)
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 	n := c.replied.TotalCount()
@@ -119,7 +124,7 @@ func (b *bench) reply(ctx context.Context, sync bool) (row []string, err error) 
 	}
 	return []string{
 		ms(c.taken, 50), ms(c.taken, 99), ms(c.replied, 50), ms(c.replied, 99), ms(c.replied, 100),
-		perThousand(cpuGateway2 - cpuGateway), perThousand(cpuWorker2 - cpuWorker),
+		perThousand(gatewayAfter.cpu - gatewayBefore.cpu), perThousand(workerAfter.cpu - workerBefore.cpu),
 		strconv.Itoa(c.retries), fmt.Sprintf("%s of %s", thousands(float64(n)), thousands(float64(c.sent))),
 	}, nil
 }

@@ -340,9 +340,11 @@ func TestVerdicts(t *testing.T) {
 			if len(times) > 1 && times[1].Sub(times[0]) < tc.min {
 				t.Errorf("second call after %s, want at least %s", times[1].Sub(times[0]), tc.min)
 			}
-			_, err := b.Last(t.Context(), bus.StreamDead, bus.DeadSubject(bus.StreamEvents, c.Name))
+			l, err := b.Last(t.Context(), bus.StreamDead, bus.DeadSubject(bus.StreamEvents, c.Name))
 			if dead := err == nil; dead != tc.dead {
 				t.Errorf("dead letter: %v, want %v (%v)", dead, tc.dead, err)
+			} else if dead && (l.Header[bus.HeaderDeadAttempts] != strconv.Itoa(tc.attempts) || strings.Contains(l.Header[bus.HeaderDeadReason], "verdict")) {
+				t.Errorf("dead letter: got %v", l.Header)
 			}
 		})
 	}
@@ -617,6 +619,61 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// Consumers that come and go while messages keep arriving: what the server sent to a
+// lane that was idle at that moment is not left to wait for AckWait either.
+func TestDrainUnderLoad(t *testing.T) {
+	s := bustest.Start(t)
+	pub := provisioned(t, s.URL())
+	c := events("load")
+	c.AckWait, c.Lanes = time.Minute, 32
+	var mu sync.Mutex
+	seen := map[uint64]int{}
+	again := 0
+	handle := func(_ context.Context, d *bus.Delivery) error {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[d.Seq]++
+		if d.Attempt > 1 {
+			again++
+		}
+		return nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var sent atomic.Int64
+	var wg sync.WaitGroup
+	for p := range 4 {
+		wg.Go(func() {
+			for i := p; ctx.Err() == nil; i++ {
+				if _, err := pub.Publish(context.Background(), &bus.Msg{Subject: bus.EventSubject(i%bus.Slots, "demo", []string{"x"})}); err != nil {
+					t.Errorf("Publish: %v", err)
+					return
+				}
+				sent.Add(1)
+			}
+		})
+	}
+	b := connect(t, s.URL())
+	for range 15 {
+		before := b.Stats().Delivered
+		r := consume(t, b, c, handle)
+		eventually(t, "messages are handled", func() bool { return b.Stats().Delivered > before+20 })
+		r.end()
+	}
+	cancel()
+	wg.Wait()
+	consume(t, b, c, handle)
+	count := func() int { mu.Lock(); defer mu.Unlock(); return len(seen) }
+	eventually(t, "all are handled, long before the ack wait is over", func() bool { return count() == int(sent.Load()) })
+	mu.Lock()
+	defer mu.Unlock()
+	for seq, n := range seen {
+		if n != 1 {
+			t.Errorf("sequence %d handled %d times", seq, n)
+		}
+	}
+	t.Logf("%d messages, %d marked as redelivered", len(seen), again)
+}
+
 // A handler that outlasts the grace period is cancelled, and its message goes to
 // somebody else at once.
 func TestGrace(t *testing.T) {
@@ -695,36 +752,46 @@ func TestConsumeThroughRestarts(t *testing.T) {
 	t.Logf("%d of %d handled twice", h.again, sent)
 }
 
-// A deleted durable is made again where it was, not from the start.
+// A deleted durable is made again where it was, not from the start; that of a work
+// queue too, where the server allows no other place than the start.
 func TestDeletedDurable(t *testing.T) {
 	s := bustest.Start(t)
 	b := provisioned(t, s.URL())
-	c := events("deleted")
-	c.Lanes = 4
-	got := make(chan bus.Delivery, 100)
-	consume(t, b, c, func(_ context.Context, d *bus.Delivery) error { got <- *d; return nil })
-	for i := range 20 {
-		event(t, b, i, "demo/"+strconv.Itoa(i), "x")
-	}
-	for range 20 {
-		receive(t, "delivery", got)
-	}
-	eventually(t, "acknowledged", func() bool {
-		l, err := b.Lag(t.Context(), bus.StreamEvents, "deleted")
-		return err == nil && l.Pending == 0 && l.InFlight == 0
-	})
-	for lane := range 4 {
-		if err := js(t, s.URL()).DeleteConsumer(t.Context(), bus.StreamEvents, fmt.Sprintf("deleted-%d", lane)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range 20 {
-		event(t, b, i, "demo/new-"+strconv.Itoa(i), "x")
-	}
-	for range 20 {
-		if d := receive(t, "delivery after the durable was made again", got); !strings.HasPrefix(d.ID, "demo/new-") {
-			t.Errorf("%s was delivered again", d.ID)
-		}
+	for stream, tc := range map[string]struct {
+		filter  string
+		subject func(i int) string
+	}{
+		bus.StreamEvents: {"wecom.event.*.>", func(i int) string { return bus.EventSubject(i, "demo", []string{"x"}) }},
+		bus.StreamOutbox: {"wecom.outbox.*.*.*", func(i int) string { return bus.OutboxSubject("demo", strconv.Itoa(i)) }},
+	} {
+		t.Run(stream, func(t *testing.T) {
+			c := bus.Consumer{Stream: stream, Name: "deleted", Subject: tc.filter, Lanes: 4}
+			got := make(chan bus.Delivery, 100)
+			consume(t, b, c, func(_ context.Context, d *bus.Delivery) error { got <- *d; return nil })
+			for i := range 20 {
+				publish(t, b, bus.Msg{Subject: tc.subject(i), ID: "demo/" + strconv.Itoa(i)})
+			}
+			for range 20 {
+				receive(t, "delivery", got)
+			}
+			eventually(t, "acknowledged", func() bool {
+				l, err := b.Lag(t.Context(), stream, "deleted")
+				return err == nil && l.Pending == 0 && l.InFlight == 0
+			})
+			for lane := range 4 {
+				if err := js(t, s.URL()).DeleteConsumer(t.Context(), stream, fmt.Sprintf("deleted-%d", lane)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range 20 {
+				publish(t, b, bus.Msg{Subject: tc.subject(i), ID: "demo/new-" + strconv.Itoa(i)})
+			}
+			for range 20 {
+				if d := receive(t, "delivery after the durable was made again", got); !strings.HasPrefix(d.ID, "demo/new-") {
+					t.Errorf("%s was delivered again", d.ID)
+				}
+			}
+		})
 	}
 }
 

@@ -321,16 +321,21 @@ func (w *wire) send(c *call) {
 
 	err := w.nc.PublishMsg(&c.msg)
 
-	c.mu.Lock()
-	c.sending = false
-	left := c.left
-	c.mu.Unlock()
-	if err != nil && !left {
+	if err != nil {
 		c.answer(answer{err: sendError(err)})
 	}
-	if left {
+	if c.sent() {
 		c.w.put(c)
 	}
+}
+
+// sent says that the writer is done with c and reports whether the caller has left
+// meanwhile, so that c's place is the writer's to give back.
+func (c *call) sent() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sending = false
+	return c.left
 }
 
 // receive takes an answer off the reply subscription.

@@ -21,7 +21,7 @@ type Config struct {
 	NatsMonitorURL string     `split_words:"true" desc:"where an outside NATS shows its sync mode, such as http://nats:8222"`
 	DataDir        string     `split_words:"true" default:"data" desc:"folder of the embedded NATS server"`
 	Durability     string     `default:"fsync" desc:"fsync: a 200 survives a power cut; interval: it survives a crash of the process. The embedded server's mode, the least demanded of an outside one"`
-	Spool          string     `default:"on" desc:"on or off: keep events on the own disk while an outside NATS is unreachable"`
+	Spool          string     `default:"on" desc:"on or off: keep events on the own disk while an outside NATS is unreachable. Not in this version yet: on only warns, and such callbacks are answered 503"`
 	VerifyDir      string     `split_words:"true" desc:"folder of the WW_verify_*.txt files that prove a domain"`
 	LogLevel       slog.Level `split_words:"true" default:"info" desc:"debug, info, warn or error"`
 

@@ -139,23 +139,20 @@ func (a *acks) ready(now time.Time) bool {
 
 // probe keeps asking the bus for an ack, so that readiness is known without traffic.
 func (g *Gateway) probe(ctx context.Context, instance string) {
-	m := &bus.Msg{Subject: bus.ProbeSubject(instance)}
-	interval := probeEvery
+	m := &bus.Msg{Subject: bus.ProbeSubject(instance), Wait: time.Second}
 	for {
-		c, cancel := context.WithTimeout(ctx, time.Second)
-		_, err := g.publish(c, m)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
+		_, err := g.publish(ctx, m)
+		if ctx.Err() != nil {
 			return
-		case err != nil:
-			g.acks.failed(g.now())
-			interval = 500 * time.Millisecond // notice the recovery soon
-		default:
-			g.acks.succeeded(g.now())
-			interval = probeEvery
 		}
-		t := time.NewTimer(interval)
+		pause := probeEvery
+		if err == nil {
+			g.acks.succeeded(g.now())
+		} else {
+			g.acks.failed(g.now())
+			pause = 500 * time.Millisecond // notice the recovery soon
+		}
+		t := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			t.Stop()

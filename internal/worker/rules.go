@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -12,12 +11,6 @@ import (
 
 	"github.com/wecom-bridge/wecom-bridge/bridge"
 )
-
-// DemoRules is the rules file of the documentation, which a development set-up uses
-// when it is given none.
-//
-//go:embed demo.yaml
-var DemoRules []byte
 
 // Rules decide what the built-in handler answers. The first rule whose conditions all
 // hold for an event answers it; when none does, nobody answers. Rules do not change

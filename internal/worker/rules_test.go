@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -50,8 +51,8 @@ func replyText(t *testing.T, ms []bridge.Message) string {
 	return body.Text.Content
 }
 
-func TestDemoRules(t *testing.T) {
-	r, err := LoadRules("demo.yaml", DemoRules)
+func TestExampleRules(t *testing.T) {
+	r, err := LoadRules("rules.yaml", exampleRules(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +309,7 @@ rules:
 }
 
 func FuzzLoadRules(f *testing.F) {
-	f.Add(DemoRules)
+	f.Add(exampleRules(f))
 	f.Add([]byte("rules:\n- &a {when: *a}\n"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		r, err := LoadRules("f", src)
@@ -491,4 +492,14 @@ func TestRetryAfterHeader(t *testing.T) {
 			t.Errorf("%q: %v, want %v", s, got, want)
 		}
 	}
+}
+
+// exampleRules is the file that users start from.
+func exampleRules(t testing.TB) []byte {
+	t.Helper()
+	b, err := os.ReadFile("../../examples/rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -73,7 +73,7 @@ func newWhole(t *testing.T) *whole {
 func (w *whole) config() Config {
 	return Config{
 		Apps: []string{"demo", "broken"}, OpsListen: "127.0.0.1:0", Nats: bus.Options{URL: w.url}, API: APIConfig{w.wecom.URL},
-		AckWait: 10 * time.Second, RulesSource: DemoRules,
+		AckWait: 10 * time.Second, RulesSource: exampleRules(w.t),
 		App: []App{
 			{Name: "demo", CorpID: "ww1", AgentID: "1000002", Secret: w.wecom.secret},
 			{Name: "broken", CorpID: "ww1", AgentID: "1000003", Secret: "not-the-secret"},

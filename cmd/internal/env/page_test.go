@@ -28,7 +28,7 @@ var chinese = map[string]string{
 	"BRIDGE_NATS_MONITOR_URL":       "外部 NATS 的监控地址，用来读取其同步方式，例如 http://nats:8222",
 	"BRIDGE_DATA_DIR":               "内嵌 NATS 服务器的数据目录",
 	"BRIDGE_DURABILITY":             "fsync：返回 200 的事件断电也不丢；interval：进程崩溃不丢。既是内嵌服务器的方式，也是对外部 NATS 的最低要求",
-	"BRIDGE_SPOOL":                  "on 或 off：外部 NATS 不可达时，是否把事件暂存在本机磁盘",
+	"BRIDGE_SPOOL":                  "on 或 off：外部 NATS 不可达时，是否把事件暂存在本机磁盘。本版本尚未实现：on 仅在启动时告警，此时回调返回 503",
 	"BRIDGE_VERIFY_DIR":             "存放域名归属校验文件 WW_verify_*.txt 的目录",
 	"BRIDGE_LOG_LEVEL":              "debug、info、warn 或 error",
 	"BRIDGE_API_URL":                "企业微信 API 地址，用于代理、私有化部署和模拟器",
