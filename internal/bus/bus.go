@@ -354,7 +354,7 @@ func deniedSubject(err error) (string, bool) {
 // warn logs what nats.go reports, the same text at most every ten seconds.
 func (b *Bus) warn(msg string, err error) {
 	if err != nil && !b.closing.Load() && b.noise.fresh(msg+err.Error()) {
-		b.log.Warn(msg, "err", err)
+		b.log.Warn(msg, "err", err) //nolint:sloglint // the callers' messages are constants
 	}
 }
 

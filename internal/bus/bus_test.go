@@ -148,6 +148,7 @@ func receive[T any](t testing.TB, what string, ch <-chan T) T {
 // consuming is a Consume that runs.
 type consuming struct {
 	t    testing.TB
+	b    *bus.Bus
 	stop context.CancelFunc
 	done chan error
 }
@@ -156,12 +157,12 @@ type consuming struct {
 func consume(t testing.TB, b *bus.Bus, c bus.Consumer, h func(context.Context, *bus.Delivery) error) *consuming {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &consuming{t: t, stop: cancel, done: make(chan error, 1)}
+	r := &consuming{t: t, b: b, stop: cancel, done: make(chan error, 1)}
 	go func() { r.done <- b.Consume(ctx, c, h); close(r.done) }()
 	t.Cleanup(func() {
 		cancel()
 		select {
-		case <-r.done:
+		case <-r.done: //nolint:errcheck // whoever wants the error took it
 		case <-time.After(patience):
 			t.Error("Consume did not return")
 		}

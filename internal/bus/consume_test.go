@@ -741,10 +741,17 @@ func TestConsumeThroughRestarts(t *testing.T) {
 	s.Restart()
 	batch()
 	eventually(t, "more are handled", func() bool { return h.count() > each+each/4 })
+	eventually(t, "all so far are handled", func() bool { return h.count() == sent })
 	s.Stop()
 	s.Restart()
+	eventually(t, "everybody is connected", func() bool { return b.Connected() && members[0].b.Connected() && members[1].b.Connected() })
+	// Nobody waits for a pull of the old connection to be missed.
+	lag, start := lateness(t), time.Now()
 	batch()
 	eventually(t, "all are handled", func() bool { return h.count() == sent })
+	if d := time.Since(start); d > 3*time.Second+2*lag() {
+		t.Errorf("took %s after the restart", d)
+	}
 	for _, m := range members {
 		m.end()
 	}

@@ -495,7 +495,7 @@ func TestParseAck(t *testing.T) {
 			t.Errorf("%s: got %+v, %v, want %v", in, got, err, want)
 		}
 		for _, other := range []error{bus.ErrUnavailable, bus.ErrFull, bus.ErrRefused, bus.ErrNotFound} {
-			if other != want && errors.Is(err, other) {
+			if !errors.Is(other, want) && errors.Is(err, other) {
 				t.Errorf("%s: the error is %v as well as %v", in, other, want)
 			}
 		}

@@ -172,7 +172,7 @@ func (b *Bus) bury(c *Consumer, m *nats.Msg, d *Delivery, cause error) error {
 
 // reason is cause's text without the word that Reject adds.
 func reason(cause error) string {
-	if r, ok := cause.(*rejection); ok {
+	if r, ok := cause.(*rejection); ok { //nolint:errorlint // of a wrapped one the wrapping belongs to the reason
 		return r.err.Error()
 	}
 	return cause.Error()

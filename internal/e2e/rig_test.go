@@ -192,7 +192,7 @@ func (p *process) awaitReady(want int) {
 	eventually(p.t, 20*time.Second, func() error {
 		select {
 		case <-p.done:
-			return fatal{fmt.Errorf("%s ended: %v\n%s", p.cmd.Path, p.err, p.log)}
+			return fatal{fmt.Errorf("%s ended: %w\n%s", p.cmd.Path, p.err, p.log)}
 		default:
 		}
 		if got, body := p.readyz(); got != want {

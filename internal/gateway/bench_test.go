@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -30,7 +29,7 @@ func (*body) Close() error { return nil }
 func BenchmarkReceive(b *testing.B) {
 	cfg := testConfig()
 	g, err := New(cfg, func(context.Context, *bus.Msg) (bus.Ack, error) { return bus.Ack{Seq: 1}, nil },
-		prometheus.NewRegistry(), slog.New(slog.NewJSONHandler(io.Discard, nil)))
+		prometheus.NewRegistry(), slog.New(slog.NewJSONHandler(nowhere{}, nil)))
 	if err != nil {
 		b.Fatal(err)
 	}

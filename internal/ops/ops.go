@@ -100,7 +100,7 @@ func Serve(ctx context.Context, srv *http.Server, ln net.Listener, grace time.Du
 	})
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		if !stop() {
-			<-done
+			<-done //nolint:errcheck // what Serve says is the cause
 		}
 		return err
 	}

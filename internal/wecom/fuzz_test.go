@@ -299,7 +299,7 @@ func readIndependently(s string) (any, error) {
 	for {
 		token, isCDATA, err := r.next()
 		switch {
-		case err == io.EOF && root != nil:
+		case errors.Is(err, io.EOF) && root != nil:
 			return root, nil
 		case err != nil:
 			return nil, err

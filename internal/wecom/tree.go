@@ -54,7 +54,7 @@ func readTree(s string) (*node, error) {
 	for {
 		at := d.InputOffset()
 		token, err := d.RawToken()
-		if err == io.EOF && root != nil && len(stack) == 0 {
+		if errors.Is(err, io.EOF) && root != nil && len(stack) == 0 {
 			return root, nil
 		}
 		if err != nil {

@@ -209,7 +209,7 @@ var image = sync.OnceValues(func() (tag string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", bustest.ErrNoEngine, err)
 	}
-	defer provider.Close()
+	defer func() { _ = provider.Close() }()
 	// The library falls back to the usual socket when DOCKER_HOST does not answer; who
 	// set it meant that one.
 	if want, have := os.Getenv("DOCKER_HOST"), provider.Client().DaemonHost(); want != "" && want != have {
@@ -236,7 +236,7 @@ var image = sync.OnceValues(func() (tag string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "nats-server"), module)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if out, err := build.CombinedOutput(); err != nil {
