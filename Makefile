@@ -8,7 +8,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # The packages whose tests also run against NATS in a container, where a Docker engine answers.
-CONTAINER_TESTS ?= ./internal/bus/...
+CONTAINER_TESTS ?= ./internal/bus/... ./internal/e2e
 
 .PHONY: help
 help: ## Print this list

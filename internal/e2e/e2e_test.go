@@ -15,6 +15,7 @@ import (
 
 	"github.com/wecom-bridge/wecom-bridge/bridge"
 	"github.com/wecom-bridge/wecom-bridge/internal/bus/bustest"
+	_ "github.com/wecom-bridge/wecom-bridge/internal/bus/bustest/container" // with BRIDGE_TEST_NATS=container
 	"github.com/wecom-bridge/wecom-bridge/internal/wecom"
 	"github.com/wecom-bridge/wecom-bridge/internal/wecomsim"
 )
