@@ -78,7 +78,7 @@ func (c devCommand) Run(ctx context.Context) error {
 		fmt.Fprintf(os.Stderr, `
   Chat page   http://%s/
   Gateway     http://%s/callback/%s   metrics http://%s/metrics
-  NATS        %s   try: bridgectl events
+  NATS        %s   try: go run ./cmd/bridgectl events
   Stop        Ctrl-C
 `, d.simAddr, d.gatewayAddr, d.app, d.opsAddr, d.natsURL)
 		<-ctx.Done()

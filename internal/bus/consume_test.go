@@ -638,6 +638,7 @@ func TestDrainUnderLoad(t *testing.T) {
 		}
 		return nil
 	}
+	lag := lateness(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var sent atomic.Int64
 	var wg sync.WaitGroup
@@ -671,7 +672,11 @@ func TestDrainUnderLoad(t *testing.T) {
 			t.Errorf("sequence %d handled %d times", seq, n)
 		}
 	}
-	t.Logf("%d messages, %d marked as redelivered", len(seen), again)
+	// A few may count as redelivered although nobody saw them before: those that the
+	// server was sending at the very moment when it learnt that the subscription is over.
+	if d := lag(); again > 5 && d < 50*time.Millisecond {
+		t.Errorf("%d of %d messages marked as redelivered", again, len(seen))
+	}
 }
 
 // A handler that outlasts the grace period is cancelled, and its message goes to

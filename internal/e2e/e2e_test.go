@@ -24,6 +24,7 @@ const embedded = "nats://127.0.0.1:4222"
 
 // A gateway and two workers as three processes, with the gateway's own NATS.
 func TestThousandTextsAreAnsweredOnceAndInOrder(t *testing.T) {
+	needEmbedded(t)
 	r := newRig(t, 1)
 	g := r.gateway(0)
 	first, second := r.start("worker"), r.start("worker")
@@ -40,6 +41,7 @@ func TestThousandTextsAreAnsweredOnceAndInOrder(t *testing.T) {
 }
 
 func TestKilledWorkerNeitherLosesNorRepeatsNorReorders(t *testing.T) {
+	needEmbedded(t)
 	r := newRig(t, 1)
 	g := r.gateway(0)
 	victim, other := r.start("worker"), r.start("worker")
@@ -69,6 +71,7 @@ func TestKilledWorkerNeitherLosesNorRepeatsNorReorders(t *testing.T) {
 
 // Every callback that got a 200 is in the stream once, whenever the gateway died.
 func TestKilledGatewayKeepsWhatItAcknowledged(t *testing.T) {
+	needEmbedded(t)
 	r := newRig(t, 1)
 	g := r.gateway(0)
 	g.awaitReady(http.StatusOK)

@@ -100,6 +100,17 @@ func freePort(t *testing.T) string {
 	return ln.Addr().String()
 }
 
+// needEmbedded ends the test with a clear word if the address of the embedded server is
+// taken: a leftover there would answer in its place.
+func needEmbedded(t *testing.T) {
+	t.Helper()
+	ln, err := net.Listen("tcp", strings.TrimPrefix(embedded, "nats://"))
+	if err != nil {
+		t.Fatalf("this test needs the address of a gateway's embedded NATS; stop what listens there, such as make dev: %v", err)
+	}
+	_ = ln.Close()
+}
+
 // process is one program under test.
 type process struct {
 	t    *testing.T

@@ -22,7 +22,7 @@ import (
 // MaxPayload is the largest message that the server takes, in bytes.
 const MaxPayload = 8 << 20
 
-const startLimit = 30 * time.Second // a large store takes a while to be read again
+const readyLimit = 5 * time.Second // from the end of the start to the first connection
 
 // Options says where the server keeps its data and who may reach it.
 type Options struct {
@@ -49,7 +49,8 @@ type Server struct {
 
 // Start runs a server on o.Dir and returns when it takes connections. A directory
 // that another server uses, an address in use and an address that is open to others
-// without a login are errors that say so.
+// without a login are errors that say so. A large store takes a while to be read
+// again; ctx is looked at afterwards.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	s, err := start(ctx, o)
 	if err != nil {
@@ -97,18 +98,16 @@ func start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	s.ns.SetLoggerV2(log, false, false, false)
-	go s.ns.Start()
-	for deadline := time.Now().Add(startLimit); !s.ns.ReadyForConnections(100 * time.Millisecond); {
-		switch {
-		case ctx.Err() != nil:
-			err = ctx.Err()
-		case log.fatal() != "":
-			err = errors.New(log.fatal())
-		case time.Now().After(deadline):
-			err = fmt.Errorf("not ready after %s", startLimit)
-		default:
-			continue
-		}
+	// Start reads the store, which takes as long as it takes and cannot be interrupted.
+	// Asked before that is done, ReadyForConnections would sleep.
+	s.ns.Start()
+	if !s.ns.ReadyForConnections(readyLimit) {
+		err = errors.New("not ready for connections: " + log.fatal())
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		s.Shutdown()
 		return nil, err
 	}
