@@ -67,7 +67,9 @@ func (c devCommand) Run(ctx context.Context) error {
 		}
 	}
 	story := newStory()
-	log := slog.New(story.handler(ops.Log(os.Stderr, slog.LevelWarn).Handler()))
+	warnings, flush := ops.Log(os.Stderr, slog.LevelWarn)
+	defer flush()
+	log := slog.New(story.handler(warnings.Handler()))
 	return runDev(ctx, c.Say != "", log, func(ctx context.Context, d *dev) error {
 		if c.Say != "" {
 			return d.say(ctx, story, c.User, c.Say, os.Stdout, os.Stderr)

@@ -72,7 +72,8 @@ func (simCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log := ops.Log(os.Stderr, cfg.LogLevel)
+	log, flush := ops.Log(os.Stderr, cfg.LogLevel)
+	defer flush()
 	ln, err := net.Listen("tcp", cfg.SimListen)
 	if err != nil {
 		return fmt.Errorf("BRIDGE_SIM_LISTEN: %w", err)

@@ -48,7 +48,8 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	log := ops.Log(stderr, cfg.LogLevel)
+	log, flush := ops.Log(stderr, cfg.LogLevel)
+	defer flush()
 	if cfg.Nats.URL == "" {
 		srv, err := embed.Start(ctx, embed.Options{
 			Dir: filepath.Join(cfg.DataDir, "nats"), Listen: "127.0.0.1:4222",

@@ -44,5 +44,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return worker.Run(ctx, cfg, ops.Log(stderr, cfg.LogLevel))
+	log, flush := ops.Log(stderr, cfg.LogLevel)
+	defer flush()
+	return worker.Run(ctx, cfg, log)
 }

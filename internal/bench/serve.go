@@ -342,8 +342,9 @@ func quietLog(level slog.Level) (*slog.Logger, error) {
 	if err != nil {
 		return nil, err
 	}
+	log, _ := ops.Log(null, level) // nobody misses the last lines
 	return slog.New(&alarms{
-		Handler: ops.Log(null, level).Handler(),
+		Handler: log.Handler(),
 		alarm:   slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}),
 	}), nil
 }

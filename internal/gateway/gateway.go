@@ -160,11 +160,9 @@ func (g *Gateway) receive(w http.ResponseWriter, r *http.Request) {
 		g.unstored(w, a, s, err, took)
 		return
 	}
-	g.acks.succeeded(g.now())
+	g.acks.succeeded(start.Add(took))
 	a.metrics.stored(ack.Duplicate, took)
-	g.log.LogAttrs(r.Context(), slog.LevelInfo, "event published",
-		slog.String("event", s.id), slog.String("app", a.name), slog.String("type", s.typ),
-		slog.Bool("duplicate", ack.Duplicate), slog.Duration("took", took))
+	g.published(a, s, ack.Duplicate, start, took)
 	if a.kind.answer != "" {
 		_, _ = io.WriteString(w, a.kind.answer) // the peer is gone: its retry is the same event
 	}
@@ -197,6 +195,19 @@ func (s *scratch) compose(a *app, plain string, received time.Time) {
 		Subject: bus.EventSubject(bus.Slot(a.name, p.PartitionKey), a.name, p.Tail()),
 		ID:      key, Header: eventHeader, Data: s.event, Wait: a.kind.deadline,
 	}
+}
+
+// published logs an event that is stored. It makes the record itself, because the logger
+// would look up the line of code that called it, for every event and for nobody.
+func (g *Gateway) published(a *app, s *scratch, duplicate bool, start time.Time, took time.Duration) {
+	ctx, h := context.Background(), g.log.Handler()
+	if !h.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
+	r := slog.NewRecord(start.Add(took), slog.LevelInfo, "event published", 0)
+	r.AddAttrs(slog.String("event", s.id), slog.String("app", a.name), slog.String("type", s.typ),
+		slog.Bool("duplicate", duplicate), slog.Duration("took", took))
+	_ = h.Handle(ctx, r) // a log that cannot be written is no reason to fail
 }
 
 // refuse answers what no genuine WeCom sends. The answer is always the same, and the

@@ -1,7 +1,6 @@
 package ops
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -10,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -36,12 +36,39 @@ func TestHandlerShowsHealthReadinessAndMetrics(t *testing.T) {
 	}
 }
 
-func TestLogIsJSONAwayFromATerminal(t *testing.T) {
-	var b bytes.Buffer
-	Log(&b, slog.LevelInfo).Info("gateway started", "app", "demo")
-	if !strings.HasPrefix(b.String(), "{") || !strings.Contains(b.String(), `"app":"demo"`) {
-		t.Errorf("got %s", b.String())
-	}
+func TestLogCollectsLinesAndNeverLetsAWarningWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		log, flush := Log(&out, slog.LevelInfo)
+		log = log.With("app", "demo").WithGroup("g")
+		log.Debug("unseen")
+		log.Info("event published", "event", "m-1")
+		if out.Len() != 0 {
+			t.Errorf("one line of info was written at once: %s", out.String())
+		}
+		time.Sleep(flushAfter)
+		synctest.Wait()
+		if got := out.String(); !strings.HasPrefix(got, "{") || !strings.Contains(got, `"app":"demo","g":{"event":"m-1"}`) || strings.Contains(got, "unseen") {
+			t.Errorf("after %v: got %s", flushAfter, got)
+		}
+		log.Info("second")
+		log.Warn("third")
+		if got := strings.Count(out.String(), "\n"); got != 3 {
+			t.Errorf("after a warning: got %d lines, want 3", got)
+		}
+		log.Info("last")
+		flush()
+		if got := strings.Count(out.String(), "\n"); got != 4 {
+			t.Errorf("after flush: got %d lines, want 4", got)
+		}
+		for range 1000 {
+			log.Info("many", "text", strings.Repeat("x", 100))
+		}
+		if out.Len() < flushSize {
+			t.Error("a full batch was not written")
+		}
+		flush()
+	})
 }
 
 func TestServeFinishesOpenRequestsAndThenReturns(t *testing.T) {

@@ -43,7 +43,13 @@ func (p *Payload) Tail() []string { return p.tail[:p.n] }
 
 // Type returns the event's type, such as wecom.message.text.
 func (p *Payload) Type() string {
-	return "wecom." + strings.Join(p.Tail(), ".")
+	switch p.n { // one allocation each, where a join makes two
+	case 1:
+		return "wecom." + p.tail[0]
+	case 2:
+		return "wecom." + p.tail[0] + "." + p.tail[1]
+	}
+	return "wecom." + p.tail[0] + "." + p.tail[1] + "." + p.tail[2]
 }
 
 // ID returns the event's id, see [Payload.AppendID].
