@@ -83,13 +83,18 @@ func TestGenerator(t *testing.T) {
 			if got.ok != 900 || got.errors() != 100 || got.bad["status 503"] != 100 || got.latency.TotalCount() != 900 {
 				t.Errorf("%d answers with 200, others %v, %d latencies; want 900, 100 × status 503, 900", got.ok, got.bad, got.latency.TotalCount())
 			}
-			if len(seen) != 1000 || len(peers) != 7 {
-				t.Errorf("the server saw %d different requests over %d connections, want 1000 over 7", len(seen), len(peers))
+			counted := func() (requests, connections int) {
+				mu.Lock()
+				defer mu.Unlock()
+				return len(seen), len(peers)
+			}
+			if requests, connections := counted(); requests != 1000 || connections != 7 {
+				t.Errorf("the server saw %d different requests over %d connections, want 1000 over 7", requests, connections)
 			}
 			// The connections are there for the next run.
 			got, err = g.run(t.Context(), numbered(5), time.Minute)
-			if err != nil || got.ok+got.errors() != 5 || len(peers) != 7 {
-				t.Errorf("second run: %d answers, %v, %d connections, want 5 over the same 7", got.ok+got.errors(), err, len(peers))
+			if _, connections := counted(); err != nil || got.ok+got.errors() != 5 || connections != 7 {
+				t.Errorf("second run: %d answers, %v, %d connections, want 5 over the same 7", got.ok+got.errors(), err, connections)
 			}
 		})
 	}
