@@ -672,10 +672,13 @@ func TestDrainUnderLoad(t *testing.T) {
 			t.Errorf("sequence %d handled %d times", seq, n)
 		}
 	}
-	// A few may count as redelivered although nobody saw them before: those that the
-	// server was sending at the very moment when it learnt that the subscription is over.
-	if d := lag(); again > 5 && d < 50*time.Millisecond {
-		t.Errorf("%d of %d messages marked as redelivered", again, len(seen))
+	// Some count as redelivered although nobody saw them before: those that the server was
+	// sending at the very moment when it learnt that the subscription is over. How many
+	// depends on how late the machine runs; a stop that strands what the lanes hold would
+	// show in hundreds.
+	t.Logf("%d of %d messages marked as redelivered, machine up to %s late", again, len(seen), lag())
+	if limit := 15 * 32 / 4; again > limit {
+		t.Errorf("%d of %d messages marked as redelivered, want at most %d over 15 stops of 32 lanes", again, len(seen), limit)
 	}
 }
 
