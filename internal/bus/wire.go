@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -303,7 +304,17 @@ func (w *wire) write() {
 	for {
 		select {
 		case c := <-w.out:
-			w.send(c)
+			// Whoever is about to publish gets to it first: nats.go writes to the kernel once
+			// for all that it was handed, and that write costs more than the message does.
+			runtime.Gosched()
+			for more := true; more; {
+				w.send(c)
+				select {
+				case c = <-w.out:
+				default:
+					more = false
+				}
+			}
 		case <-w.stop:
 			return
 		}
