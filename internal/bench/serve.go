@@ -143,7 +143,9 @@ func (s *server) start(ctx context.Context, role string) (hello, error) {
 		r.Post("/callback/{app}", func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body) // the generator sees that it gets no answer
 		})
-		return s.listen(ctx, &http.Server{Handler: r, ReadHeaderTimeout: 5 * time.Second})
+		// The same server with the same limits as the gateway's: what is compared is what
+		// the handlers do.
+		return s.listen(ctx, ops.Server(r, 5*time.Second, 10*time.Second, s.log))
 	case roleDecode:
 		var published atomic.Uint64
 		s.stored = func(context.Context) (uint64, error) { return published.Load(), nil }

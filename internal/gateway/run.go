@@ -129,8 +129,15 @@ func instance() string {
 // nanoseconds since 1970.
 type acks struct{ good, bad atomic.Int64 }
 
-func (a *acks) succeeded(t time.Time) { a.good.Store(t.UnixNano()) }
-func (a *acks) failed(t time.Time)    { a.bad.Store(t.UnixNano()) }
+// succeeded may be called for every event: it writes only once in a while, so that the
+// processors need not pass the value to and fro.
+func (a *acks) succeeded(t time.Time) {
+	if now, good := t.UnixNano(), a.good.Load(); now-good > int64(100*time.Millisecond) || good <= a.bad.Load() {
+		a.good.Store(now)
+	}
+}
+
+func (a *acks) failed(t time.Time) { a.bad.Store(t.UnixNano()) }
 
 func (a *acks) ready(now time.Time) bool {
 	good := a.good.Load()
