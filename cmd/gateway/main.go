@@ -43,11 +43,11 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err := env.Flags("gateway", "gateway "+version+" answers WeCom's callbacks and stores them as events in NATS JetStream.", args, os.Stdout, env.Gateway()); err != nil {
 		return err
 	}
-	env.TuneMemory()
 	cfg, err := env.ReadGateway()
 	if err != nil {
 		return err
 	}
+	env.TuneMemory(cfg.Nats.URL == "")
 	log, flush := ops.Log(stderr, cfg.LogLevel)
 	defer flush()
 	if cfg.Nats.URL == "" {

@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err := env.Flags("worker", "worker "+version+" handles WeCom's events and sends the messages that answer them.", args, os.Stdout, env.Worker()); err != nil {
 		return err
 	}
-	env.TuneMemory()
+	env.TuneMemory(false)
 	cfg, err := env.ReadWorker()
 	if err != nil {
 		return err

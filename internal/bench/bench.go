@@ -226,7 +226,7 @@ func (b *bench) underLoad(ctx context.Context, chosen []cell) error {
 	}
 	fmt.Fprintf(b.out, "%d callbacks sealed in %.1f s, %d bytes each (body %d); %d processors, %s; load generator: %d thread(s)\n",
 		n, time.Since(began).Seconds(), b.requests.size, b.requests.body, runtime.NumCPU(), runtime.Version(), b.threads)
-	fmt.Fprintf(b.out, "gateway: log level %s (at INFO a JSON line for each event), to /dev/null; bare chi: no log, Go's default garbage collection; events in %s%s\n\n",
+	fmt.Fprintf(b.out, "gateway: log level %s (at INFO a JSON line for each event), to /dev/null; bare chi: the same server limits, no log, Go's default garbage collection; events in %s%s\n\n",
 		b.LogLevel, b.dir, map[bool]string{true: " (in memory: an fsync costs nothing there)"}[inMemory(b.dir)])
 
 	var reports []report

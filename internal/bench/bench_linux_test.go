@@ -105,7 +105,7 @@ func TestServe(t *testing.T) {
 			done <- Serve(t.Context(), roleChi, r, writer(func(p []byte) (int, error) {
 				out <- string(p)
 				return len(p), nil
-			}), func() { t.Error("the bare server was tuned") })
+			}), func(bool) { t.Error("the bare server was tuned") })
 		}()
 		if _, err := io.WriteString(w, "{}\n"); err != nil {
 			t.Fatal(err)

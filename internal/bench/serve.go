@@ -67,10 +67,10 @@ const (
 // its orders from in, answers them on out and returns when in or ctx ends. It is of no
 // use to anybody but Run.
 //
-// It calls tune, which may be nil, before it plays one of our programs: what those do
-// with the runtime before all else. The servers that they are compared with run as Go
+// It calls tune, which may be nil, before it plays one of our programs, and says whether
+// that has a NATS server in it: what those do with the runtime before all else. The servers that they are compared with run as Go
 // and NATS have it.
-func Serve(ctx context.Context, role string, in io.Reader, out io.Writer, tune func()) error {
+func Serve(ctx context.Context, role string, in io.Reader, out io.Writer, tune func(server bool)) error {
 	lines := bufio.NewScanner(in)
 	if !lines.Scan() {
 		return errors.New("bench: no settings on standard input; this command is started by the benchmark")
@@ -80,7 +80,7 @@ func Serve(ctx context.Context, role string, in io.Reader, out io.Writer, tune f
 		return fmt.Errorf("bench: settings: %w", err)
 	}
 	if tune != nil && role != roleChi && role != roleNATS {
-		tune()
+		tune(role == roleGateway && set.NATS == "")
 	}
 	if set.Profile != "" {
 		runtime.MemProfileRate = 64 << 10 // rather more exact than usual
