@@ -68,8 +68,8 @@ const (
 // use to anybody but Run.
 //
 // It calls tune, which may be nil, before it plays one of our programs, and says whether
-// that has a NATS server in it: what those do with the runtime before all else. The servers that they are compared with run as Go
-// and NATS have it.
+// that has a NATS server in it: what those do with the runtime before all else. The
+// servers that they are compared with run as Go and NATS have it.
 func Serve(ctx context.Context, role string, in io.Reader, out io.Writer, tune func(server bool)) error {
 	lines := bufio.NewScanner(in)
 	if !lines.Scan() {
