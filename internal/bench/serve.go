@@ -346,13 +346,13 @@ func quietLog(level slog.Level) (*slog.Logger, error) {
 	}
 	log, _ := ops.Log(null, level) // nobody misses the last lines
 	return slog.New(&alarms{
-		Handler: log.Handler(),
-		alarm:   slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}),
+		Liner: log.Handler().(ops.Liner),
+		alarm: slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}),
 	}), nil
 }
 
 type alarms struct {
-	slog.Handler
+	ops.Liner
 	alarm slog.Handler
 }
 
@@ -360,13 +360,34 @@ func (a *alarms) Handle(ctx context.Context, r slog.Record) error {
 	if a.alarm.Enabled(ctx, r.Level) {
 		_ = a.alarm.Handle(ctx, r.Clone()) // the log proper goes on
 	}
-	return a.Handler.Handle(ctx, r)
+	return a.Liner.Handle(ctx, r)
 }
 
 func (a *alarms) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &alarms{a.Handler.WithAttrs(attrs), a.alarm.WithAttrs(attrs)}
+	return &derived{a.Liner.WithAttrs(attrs), a.alarm.WithAttrs(attrs)}
 }
 
 func (a *alarms) WithGroup(name string) slog.Handler {
-	return &alarms{a.Handler.WithGroup(name), a.alarm.WithGroup(name)}
+	return &derived{a.Liner.WithGroup(name), a.alarm.WithGroup(name)}
+}
+
+// derived is an alarms whose lines have more in them.
+type derived struct {
+	slog.Handler
+	alarm slog.Handler
+}
+
+func (d *derived) Handle(ctx context.Context, r slog.Record) error {
+	if d.alarm.Enabled(ctx, r.Level) {
+		_ = d.alarm.Handle(ctx, r.Clone()) // the log proper goes on
+	}
+	return d.Handler.Handle(ctx, r)
+}
+
+func (d *derived) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &derived{d.Handler.WithAttrs(attrs), d.alarm.WithAttrs(attrs)}
+}
+
+func (d *derived) WithGroup(name string) slog.Handler {
+	return &derived{d.Handler.WithGroup(name), d.alarm.WithGroup(name)}
 }

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/wecom-bridge/wecom-bridge/bridge"
 	"github.com/wecom-bridge/wecom-bridge/internal/bus"
+	"github.com/wecom-bridge/wecom-bridge/internal/ops"
 	"github.com/wecom-bridge/wecom-bridge/internal/wecom"
 )
 
@@ -554,5 +556,38 @@ func TestBinaryEventSurvives(t *testing.T) {
 	b.do(post(sealed(t, newPair, "demo", corp, "\xff\x00\x01")))
 	if got, want := string(b.broker.stored[0].Data), base64.StdEncoding.EncodeToString([]byte("\xff\x00\x01")); !strings.Contains(got, `"data_base64":"`+want+`"`) {
 		t.Errorf("got %s, want data_base64 %s", got, want)
+	}
+}
+
+// The line that the gateway writes by itself is the line that slog would write.
+func TestPublishedLineIsSlogs(t *testing.T) {
+	for _, s := range []*scratch{
+		{id: "m-7100000000000000001", typ: "wecom.message.text"},
+		{id: `m-a"b\c`, typ: "wecom.message.text"},
+		{id: "m-1", typ: "wecom.event.新\n"},
+	} {
+		var ours, theirs bytes.Buffer
+		log, flush := ops.Log(&ours, slog.LevelInfo)
+		start, took := time.Now(), 1234567*time.Nanosecond
+		(&Gateway{log: log}).published(&app{name: "demo"}, s, true, start, took)
+		flush()
+		(&Gateway{log: slog.New(slog.NewJSONHandler(&theirs, nil))}).published(&app{name: "demo"}, s, true, start, took)
+		decode := func(b []byte) map[string]any {
+			var m map[string]any
+			if err := json.Unmarshal(b, &m); err != nil {
+				t.Fatalf("%s: %v", b, err)
+			}
+			if _, err := time.Parse(time.RFC3339Nano, m["time"].(string)); err != nil {
+				t.Error(err)
+			}
+			delete(m, "time")
+			return m
+		}
+		if got, want := decode(ours.Bytes()), decode(theirs.Bytes()); !reflect.DeepEqual(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if strings.Count(ours.String(), "\n") != 1 {
+			t.Errorf("got %q, want one line", ours.String())
+		}
 	}
 }

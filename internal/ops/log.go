@@ -32,7 +32,7 @@ func Log(w io.Writer, level slog.Level) (log *slog.Logger, flush func()) {
 	b := &batch{w: w}
 	b.timer = time.AfterFunc(time.Hour, b.flush)
 	b.timer.Stop()
-	return slog.New(&prompt{slog.NewJSONHandler(b, o), b}), b.flush
+	return slog.New(&lines{prompt{slog.NewJSONHandler(b, o), b}}), b.flush
 }
 
 // batch is a writer that collects lines.
@@ -68,6 +68,22 @@ func (b *batch) write() {
 		b.lines = b.lines[:0]
 	}
 }
+
+// A Liner is the handler of a [Log] that writes JSON. It takes lines that their caller
+// wrote: for the one line that every event costs, where slog's own way took a tenth of
+// the time of the whole callback.
+type Liner interface {
+	slog.Handler
+	// Line writes one line of level info: a JSON object with time, level, msg and the
+	// rest, and a line break. It keeps nothing of it.
+	Line(line []byte)
+}
+
+// lines is the handler that Log returns. Those derived from it, whose lines have more in
+// them, take none.
+type lines struct{ prompt }
+
+func (h *lines) Line(line []byte) { _, _ = h.batch.Write(line) } // never fails
 
 // prompt is a handler that does not let a warning wait.
 type prompt struct {

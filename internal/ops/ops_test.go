@@ -59,7 +59,13 @@ func TestLogCollectsLinesAndNeverLetsAWarningWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out page
 		log, flush := Log(&out, slog.LevelInfo)
+		if _, ok := log.Handler().(Liner); !ok {
+			t.Error("the log takes no finished lines")
+		}
 		log = log.With("app", "demo").WithGroup("g")
+		if _, ok := log.Handler().(Liner); ok {
+			t.Error("a log that adds to its lines takes finished ones")
+		}
 		log.Debug("unseen")
 		log.Info("event published", "event", "m-1")
 		if out.String() != "" {
