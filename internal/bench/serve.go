@@ -345,49 +345,38 @@ func quietLog(level slog.Level) (*slog.Logger, error) {
 		return nil, err
 	}
 	log, _ := ops.Log(null, level) // nobody misses the last lines
-	return slog.New(&alarms{
-		Liner: log.Handler().(ops.Liner),
-		alarm: slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}),
+	l := log.Handler().(ops.Liner)
+	return slog.New(&alarmed{
+		alarms: alarms{Handler: l, alarm: slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})},
+		line:   l.Line,
 	}), nil
 }
 
+// alarms is a handler that writes warnings to a second one.
 type alarms struct {
-	ops.Liner
+	slog.Handler
 	alarm slog.Handler
 }
+
+// alarmed is the first of them, which takes finished lines too.
+type alarmed struct {
+	alarms
+	line func([]byte)
+}
+
+func (a *alarmed) Line(line []byte) { a.line(line) }
 
 func (a *alarms) Handle(ctx context.Context, r slog.Record) error {
 	if a.alarm.Enabled(ctx, r.Level) {
 		_ = a.alarm.Handle(ctx, r.Clone()) // the log proper goes on
 	}
-	return a.Liner.Handle(ctx, r)
+	return a.Handler.Handle(ctx, r)
 }
 
 func (a *alarms) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &derived{a.Liner.WithAttrs(attrs), a.alarm.WithAttrs(attrs)}
+	return &alarms{a.Handler.WithAttrs(attrs), a.alarm.WithAttrs(attrs)}
 }
 
 func (a *alarms) WithGroup(name string) slog.Handler {
-	return &derived{a.Liner.WithGroup(name), a.alarm.WithGroup(name)}
-}
-
-// derived is an alarms whose lines have more in them.
-type derived struct {
-	slog.Handler
-	alarm slog.Handler
-}
-
-func (d *derived) Handle(ctx context.Context, r slog.Record) error {
-	if d.alarm.Enabled(ctx, r.Level) {
-		_ = d.alarm.Handle(ctx, r.Clone()) // the log proper goes on
-	}
-	return d.Handler.Handle(ctx, r)
-}
-
-func (d *derived) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &derived{d.Handler.WithAttrs(attrs), d.alarm.WithAttrs(attrs)}
-}
-
-func (d *derived) WithGroup(name string) slog.Handler {
-	return &derived{d.Handler.WithGroup(name), d.alarm.WithGroup(name)}
+	return &alarms{a.Handler.WithGroup(name), a.alarm.WithGroup(name)}
 }
