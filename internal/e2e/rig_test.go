@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -59,9 +60,25 @@ type rig struct {
 	env      []string
 }
 
+// lookAtSources makes the result of a test depend on the programs. go test keeps it for
+// as long as the files that the test looked at are the same, and does not know what a
+// program that is started was built from.
+func lookAtSources(t *testing.T) {
+	t.Helper()
+	if err := filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			_, err = os.Stat(path)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // newRig prepares for n gateways on free ports.
 func newRig(t *testing.T, n int) *rig {
 	t.Helper()
+	lookAtSources(t)
 	r := &rig{t: t, dir: t.TempDir()}
 	var urls []string
 	for range n {
