@@ -673,11 +673,15 @@ func TestDrainUnderLoad(t *testing.T) {
 		}
 	}
 	// Some count as redelivered although nobody saw them before: those that the server was
-	// sending at the very moment when it learnt that the subscription is over. How many
-	// depends on how late the machine runs; a stop that strands what the lanes hold would
-	// show in hundreds.
-	t.Logf("%d of %d messages marked as redelivered, machine up to %s late", again, len(seen), lag())
-	if limit := 15 * 32 / 4; again > limit {
+	// sending at the very moment when it learnt that the subscription is over. On a machine
+	// that keeps time they are a few at most; on one that lags there are more, but a stop
+	// that strands what the lanes hold would show in hundreds.
+	limit, late := 15*32/4, lag()
+	if late < 10*time.Millisecond {
+		limit = 5
+	}
+	t.Logf("%d of %d messages marked as redelivered, machine up to %s late", again, len(seen), late)
+	if again > limit {
 		t.Errorf("%d of %d messages marked as redelivered, want at most %d over 15 stops of 32 lanes", again, len(seen), limit)
 	}
 }
